@@ -50,6 +50,8 @@ mod suite;
 mod supply_chain;
 /// Weights of other programs.
 mod weights;
+/// What messages name, and the cures that they give.
+mod words;
 
 use std::path::{Path, PathBuf};
 

@@ -3,7 +3,7 @@
 use crate::passer;
 use backbones::{Init, ResNetConfig, Stem};
 use burn::tensor::Device;
-use detection::rcnn::{Rcnn, RcnnConfig, Version, state_dict, to_safetensors};
+use detection::rcnn::{Rcnn, RcnnConfig, TrainedOn, Version, state_dict, to_safetensors};
 use detection::{Detector, Objects, ObjectsConfig, Photo};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
@@ -62,7 +62,7 @@ fn found(verb: &str, weights: &Path, photos: &Path, more: &[&str]) -> Vec<Value>
 fn objects_have_names_boxes_and_masks_as_the_library_finds_them() {
     let home = tempfile::tempdir().unwrap();
     let (photos, weights) = (photos(home.path()), home.path().join("net.safetensors"));
-    std::fs::write(&weights, to_safetensors(&network(90), &[])).unwrap();
+    std::fs::write(&weights, to_safetensors(&network(90), &[], &TrainedOn::default())).unwrap();
     let sheet = home.path().join("sheet.png");
     let all = ["--score", "0"];
     let lines = found(
@@ -147,7 +147,7 @@ fn a_detectors_file_is_inspected_and_converted() {
     );
     let network = network(3);
     let names = ["cat", "dog", "owl"].map(str::to_owned);
-    std::fs::write(&weights, to_safetensors(&network, &names)).unwrap();
+    std::fs::write(&weights, to_safetensors(&network, &names, &TrainedOn::default())).unwrap();
     passer()
         .args(["weights", "inspect"])
         .arg(&weights)
@@ -183,7 +183,7 @@ fn a_detectors_file_is_inspected_and_converted() {
 fn files_and_names_that_do_not_fit_are_errors() {
     let home = tempfile::tempdir().unwrap();
     let (photos, weights) = (photos(home.path()), home.path().join("net.safetensors"));
-    let bytes = to_safetensors(&network(3), &[]);
+    let bytes = to_safetensors(&network(3), &[], &TrainedOn::default());
     std::fs::write(&weights, &bytes).unwrap();
     let refused = |weights: &Path, more: &[&str]| {
         let out = home.path().join("out.jsonl");
@@ -230,8 +230,42 @@ fn files_and_names_that_do_not_fit_are_errors() {
     );
     let error = refused(&weights, &["--shorter-px", "500", "--longer-px", "400"]);
     assert!(
-        error.contains("`longer_px` at least `shorter_px`, got 500 and 400"),
+        error.contains("`--longer-px` must be at least `--shorter-px` = 500, got 400"),
         "{error}"
+    );
+    // The overlap that was not typed has its default.
+    let error = refused(&weights, &["--tile-px", "5"]);
+    assert!(
+        error.contains("`--overlap-px` must be less than `--tile-px` = 5, got 64"),
+        "{error}"
+    );
+}
+
+#[test]
+fn photos_that_nobody_could_look_at_are_not_counted_as_looked_at() {
+    let home = tempfile::tempdir().unwrap();
+    let (photos, weights) = (photos(home.path()), home.path().join("net.safetensors"));
+    std::fs::write(&weights, to_safetensors(&network(3), &[], &TrainedOn::default())).unwrap();
+    let words = || {
+        let out = home.path().join("out.jsonl");
+        let mut command = passer();
+        command.args(["detect", "objects", "--device", "flex", "--score", "1"]);
+        command.arg("--weights").arg(&weights).arg("--out").arg(&out);
+        let done = command.arg("--data").arg(&photos).assert().success();
+        String::from_utf8_lossy(&done.get_output().stderr).into_owned()
+    };
+    let text = words();
+    assert!(
+        text.contains("0 of 2 photos show objects with a score above 1; ")
+            && text.contains("warning: 1 photo more could not be looked at"),
+        "{text}"
+    );
+    std::fs::remove_file(photos.join("a.png")).unwrap();
+    std::fs::remove_file(photos.join("b.png")).unwrap();
+    let text = words();
+    assert!(
+        text.contains("0 of 0 photos show objects with a score above 1\n"),
+        "{text}"
     );
 }
 
@@ -240,7 +274,7 @@ fn a_curation_drops_what_detect_persons_finds_and_its_data_sheet_names_the_netwo
     let home = tempfile::tempdir().unwrap();
     let (photos, weights) = (photos(home.path()), home.path().join("net.safetensors"));
     std::fs::remove_file(photos.join("c.png")).unwrap();
-    std::fs::write(&weights, to_safetensors(&network(4), &[])).unwrap();
+    std::fs::write(&weights, to_safetensors(&network(4), &[], &TrainedOn::default())).unwrap();
     let sides = [
         "--shorter-px",
         "48",

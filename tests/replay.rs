@@ -39,6 +39,8 @@ fn steps_of_a_run_are_its_steps_to_the_bit() {
         text.contains("ran 7 steps again, 1 to 7; 2 lines of the log compared, equal to the bit"),
         "{text}"
     );
+    // The run has warned of its settings: a replay writes no checkpoint that could be too rare.
+    assert!(!text.contains(" WARN "), "{text}");
     // The last two checkpoints are kept: those of steps 10 and 12.
     let text = replay(&out, &["--step", "12"], 0);
     assert!(

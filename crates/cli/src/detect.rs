@@ -137,6 +137,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
 fn faces(arguments: FacesArguments) -> anyhow::Result<()> {
     let common = &arguments.common;
     let candidate_score = checked(arguments.score, common.candidate_score, arguments.nms_iou)?;
+    check_sides(arguments.shorter_px, arguments.longer_px)?;
     let device = common.device.open()?;
     let config = RetinaFaceConfig {
         candidate_score,
@@ -211,6 +212,7 @@ impl NetworkArguments {
     fn read(&self, common: &CommonArguments, score: f32, class: Option<usize>) -> anyhow::Result<Objects> {
         let nms_iou = self.nms_iou.unwrap_or_default();
         let candidate_score = checked(score, common.candidate_score, nms_iou)?;
+        check_sides(self.shorter_px, self.longer_px)?;
         let device = common.device.open()?;
         let config = ObjectsConfig {
             classes: class.map(|class| vec![class]),
@@ -246,6 +248,17 @@ fn checked(score: f32, candidate: Option<f32>, iou: f32) -> anyhow::Result<f32> 
     Ok(candidate)
 }
 
+/// Gives an error under the flags' names if the longer side may not be as long as the shorter one.
+fn check_sides<N: PartialOrd + std::fmt::Display>(shorter_px: Option<N>, longer_px: N) -> anyhow::Result<()> {
+    match shorter_px {
+        Some(shorter_px) if longer_px < shorter_px => Err(Failure::new(format!(
+            "`--longer-px` must be at least `--shorter-px` = {shorter_px}, got {longer_px}"
+        ))
+        .into()),
+        _ => Ok(()),
+    }
+}
+
 /// Runs the detector, with tiles if the arguments request them.
 fn look(
     detector: impl Detector + 'static,
@@ -255,6 +268,15 @@ fn look(
     common: &CommonArguments,
     names: Option<Vec<Option<String>>>,
 ) -> anyhow::Result<()> {
+    if let Some(tile_px) = common.tile_px
+        && common.overlap_px >= tile_px
+    {
+        let overlap_px = common.overlap_px;
+        let message = format!("`--overlap-px` must be less than `--tile-px` = {tile_px}, got {overlap_px}");
+        return Err(Failure::new(message)
+            .hint("give both: tiles overlap by the width of what must be whole in one of them")
+            .into());
+    }
     let tiles = common.tile_px.map(|tile_px| TilesConfig {
         tile_px,
         overlap_px: common.overlap_px,

@@ -22,7 +22,7 @@ pub(crate) const BACKENDS: [(&str, bool); 6] = [
 /// The `--device` flag, shared by the verbs that compute.
 #[derive(Clone, clap::Args)]
 pub(crate) struct DeviceArgument {
-    /// auto, flex (CPU), wgpu, vulkan, metal, cuda, cuda:N, rocm or rocm:N; auto takes the first compiled-in GPU (not one in software), else the CPU
+    /// auto, flex (CPU), wgpu, vulkan, metal, cuda or rocm, one of several by its number from 0 (cuda:1); auto takes the first compiled-in GPU (not one in software), else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: String,
 }
@@ -121,9 +121,12 @@ pub(crate) fn open(name: &str, local: usize) -> anyhow::Result<Device> {
     let index = index.unwrap_or(local % count.max(1));
     if index >= count {
         return Err(Failure::new(format!(
-            "device `{name}`: expected more than {index} {backend} devices on this machine, found {count}"
+            "device `{name}`: the numbers of {backend} devices on this machine must be below {count}, got {index}"
         ))
-        .hint("`passer devices` lists what there is; a GPU needs its vendor's driver")
+        .hint(match backend {
+            "flex" => "there is one CPU: `--device flex`",
+            _ => "`passer devices` lists what there is; a GPU needs its vendor's driver",
+        })
         .into());
     }
     ready(name, backend, index, devices)
@@ -181,7 +184,7 @@ pub(crate) fn is_software(device: &Device) -> bool {
 
 fn unknown(name: &str) -> Failure {
     Failure::new(format!(
-        "device `{name}`: expected auto, flex, wgpu, vulkan, metal, cuda, cuda:N, rocm or rocm:N"
+        "device `{name}`: expected auto, flex (the CPU), wgpu, vulkan, metal, cuda or rocm, or one of several by its number from 0, as cuda:1"
     ))
 }
 

@@ -4,7 +4,7 @@ mod finetune;
 
 use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
-use crate::failure::Failure;
+use crate::failure::{Failure, check_apart};
 use crate::progress::ProgressBar;
 use crate::scores::words;
 use crate::weights::WeightsArguments;
@@ -122,6 +122,9 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     let config = read_config(&arguments.config, &arguments.sets)?;
     let device = arguments.device.open()?;
     let encoder = open(&arguments.encoder, &arguments.weights.options()?, &device)?;
+    for data in [&arguments.train, &arguments.test] {
+        check_apart(data, &arguments.out)?;
+    }
     let train = Arc::new(data::Dataset::open(&arguments.train)?);
     let test = Arc::new(data::Dataset::open(&arguments.test)?);
     let data_name = (!arguments.no_report).then(|| data_name(&arguments.test));

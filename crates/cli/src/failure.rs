@@ -49,6 +49,20 @@ pub(crate) fn make_folder_of(file: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// Gives an error if the folder `--out` is the folder of the data, where its files would be taken for data.
+pub(crate) fn check_apart(data: &str, out: &Path) -> anyhow::Result<()> {
+    let real = |path: &Path| path.canonicalize().ok();
+    match (real(Path::new(data)), real(out)) {
+        (Some(data), Some(folder)) if data == folder => Err(Failure::new(format!(
+            "`--out` must not be the folder of the data, got `{}`",
+            out.display()
+        ))
+        .hint("give a folder of its own as `--out`")
+        .into()),
+        _ => Ok(()),
+    }
+}
+
 /// The run ended early because the user interrupted it; the message has been printed.
 #[derive(Debug)]
 pub(crate) struct Interrupted;

@@ -3,6 +3,7 @@
 use crate::devices::DeviceArgument;
 use crate::evaluate::{self, StageBar};
 use crate::failure::{Failure, make_folder_of};
+use crate::output::counted;
 use crate::slice::SliceArgument;
 use crate::weights::WeightsArguments;
 use data::{Filter, LoaderConfig, Transform, ViewGroup};
@@ -167,8 +168,16 @@ fn check_free(out: &Path, encoder: &Encoder, dataset: &data::Dataset) -> anyhow:
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    if arguments.size_px == Some(0) || arguments.batch_images == 0 {
-        return Err(Failure::new("`--size-px` and `--batch-images` must be at least 1").into());
+    let counts = [
+        ("size-px", arguments.size_px == Some(0)),
+        ("batch-images", arguments.batch_images == 0),
+    ];
+    if let Some((flag, _)) = counts.iter().find(|(_, is_zero)| *is_zero) {
+        return Err(Failure::new(format!("`--{flag}` must be at least 1, got 0")).into());
+    }
+    if !(0.0..=1.0).contains(&arguments.max_bad_fraction) {
+        let got = arguments.max_bad_fraction;
+        return Err(Failure::new(format!("`--max-bad-fraction` must be from 0 to 1, got {got}")).into());
     }
     let groups = arguments
         .taps
@@ -264,12 +273,15 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
     };
     for (tap, width) in &written.widths {
-        eprintln!("{tap}: {} records of width {width}{size}", written.records);
+        eprintln!(
+            "{tap}: {} of width {width}{size}",
+            counted(written.records, "record")
+        );
     }
     if written.bad_records > 0 {
         eprintln!(
-            "warning: {} records could not be decoded and were skipped",
-            written.bad_records
+            "warning: skipped {} that could not be decoded",
+            counted(written.bad_records, "record")
         );
     }
     println!("{}", out.display());

@@ -86,9 +86,14 @@ fn of_weights_named(hint: &weights::Hint, names: Names) -> String {
             Names::Flags => "leave out `--backbone`".into(),
             Names::Start => "leave out `backbone` in `[start]`".into(),
         },
-        Hint::ChooseOther(_) => match names {
-            Names::Flags => "choose the other network with `--part`, or leave it out".into(),
-            Names::Start => "choose the other network with `--set start.part=…`, or leave out the key".into(),
+        Hint::ChooseRole(held) => match (names, held) {
+            (Names::Flags, Some(held)) => format!("choose the one that it holds, `--part {}`, or leave out `--part`", held.name()),
+            (Names::Flags, None) => "leave out `--part`".into(),
+            (Names::Start, Some(held)) => format!(
+                "choose the one that it holds, `--set start.part={}`, or leave out `part` in `[start]`",
+                held.name()
+            ),
+            (Names::Start, None) => "leave out `part` in `[start]`".into(),
         },
         Hint::UseTimmNames => "write timm's names: `--to timm`".into(),
         Hint::ExportOnnx => "ONNX has every network: `--to onnx`".into(),
@@ -427,6 +432,10 @@ mod tests {
         };
         let words = "leave out `--backbone`";
         assert_eq!(of_training(&encoder()).unwrap(), words);
+        // The part that a file holds, or none to choose.
+        let part = |held| of_weights(&weights::Hint::ChooseRole(held));
+        assert_eq!(part(None), "leave out `--part`");
+        assert!(part(Some(weights::Role::Student)).contains("`--part student`"));
         // Of the encoder that `[start]` names, there are keys in place of flags.
         let of_start = |hint: weights::Hint| {
             let encoder = training::Error::Encoder {

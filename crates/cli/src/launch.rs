@@ -355,7 +355,10 @@ mod tests {
         let error = started("flex,auto", &found()).unwrap_err();
         assert_eq!(error, "`--devices` must name each device, got `auto`");
         let error = started("flex,tpu", &found()).unwrap_err();
-        assert!(error.starts_with("device `tpu`: expected auto, flex"), "{error}");
+        assert!(
+            error.starts_with("device `tpu`: expected auto, flex (the CPU)"),
+            "{error}"
+        );
         let launched = Found {
             launcher: Some(Launch {
                 variable: "PMI_SIZE",

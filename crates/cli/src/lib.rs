@@ -51,6 +51,7 @@ mod training_run;
 mod views;
 mod weights;
 
+use clap::error::ContextKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -114,7 +115,12 @@ pub fn command() -> clap::Command {
 
 /// Runs the program on the process's arguments.
 pub fn run() -> ExitCode {
-    let verb = match Arguments::try_parse() {
+    let parsed = Arguments::try_parse().map_err(|mut usage| {
+        // clap advises `-- --typo`, which no verb takes.
+        usage.remove(ContextKind::Suggested);
+        usage
+    });
+    let verb = match parsed {
         Ok(arguments) => {
             arguments.loudness.begin();
             arguments.verb

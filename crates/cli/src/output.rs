@@ -52,13 +52,7 @@ pub(crate) fn lost() -> bool {
     LOST.load(Ordering::Relaxed) || flushed.is_err_and(|error| error.kind() != std::io::ErrorKind::BrokenPipe)
 }
 
-/// `1 step`, `2 steps`.
-pub(crate) fn counted(count: usize, what: &str) -> String {
-    match count {
-        1 => format!("1 {what}"),
-        count => format!("{count} {what}s"),
-    }
-}
+pub(crate) use data::counted;
 
 /// A word quoted so that a shell reads it back unchanged.
 pub(crate) fn shell_word(word: &str) -> String {

@@ -1,6 +1,6 @@
 //! `passer pretrain`: a config and data in, a run directory out.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, check_apart};
 use crate::launch::DevicesArguments;
 use crate::on_event::{EventArguments, EventCommand};
 use crate::output::{counted, shell_word};
@@ -83,6 +83,9 @@ fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
     )?;
     let device = arguments.devices.one().open_on(ranks)?;
     let data = arguments.data.as_ref().filter(|_| !arguments.smoke);
+    if let (Some(data), Some(out)) = (data, &arguments.out) {
+        check_apart(data, out)?;
+    }
     let dataset = data.map(|data| data::Dataset::open(data)).transpose()?;
     Ok(Inputs {
         config,
@@ -185,8 +188,13 @@ fn report(summary: &Summary, config: &Config<ObjectiveConfig>, out: &Path, devic
     if let Some(usage) = device.memory_pool_usage() {
         memory += &format!(", {} MiB on the device", usage.bytes_reserved >> 20);
     }
+    // Each line of the log, and so that of the last step, has a loss.
+    let done = match summary.last_loss {
+        Some(_) => "finished",
+        None => "nothing was left to do: the run is finished, with",
+    };
     eprintln!(
-        "finished {} of {} in {}{}{}{memory}",
+        "{done} {} of {} in {}{}{}{memory}",
         counted(summary.steps, "step"),
         counted(config.data.batch_images, "image"),
         duration(summary.seconds),

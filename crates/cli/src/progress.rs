@@ -106,6 +106,9 @@ fn amount(done: u64, total: u64, seconds_left: Option<f64>) -> String {
 
 /// Seconds in a readable form.
 pub(crate) fn duration(seconds: f64) -> String {
+    if (f64::MIN_POSITIVE..0.95).contains(&seconds) {
+        return format!("{} s", data::significant(seconds, 1));
+    }
     let seconds = seconds.round() as u64;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, seconds) => format!("{seconds} s"),
@@ -145,6 +148,9 @@ mod tests {
     fn durations_read_well() {
         assert_eq!(super::duration(9.4), "9 s");
         assert_eq!(super::duration(75.0), "1 min 15 s");
+        assert_eq!(super::duration(0.0), "0 s");
+        assert_eq!(super::duration(0.0063), "0.006 s");
+        assert_eq!(super::duration(0.97), "1 s");
         assert_eq!(super::duration(3720.0), "1 h 02 min");
     }
 

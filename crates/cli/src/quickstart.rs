@@ -306,7 +306,7 @@ fn print_table(
         print!("{protocol:>16}{:>11}", "moved");
     }
     println!();
-    let percent = |value: f64| format!("{:.2} %", 100.0 * value);
+    let percent = |value: f64| data::percent(value, 2);
     for (name, still, moved) in rows {
         print!("{name:<14}");
         for ((_, value), (_, moved)) in headline(still).into_iter().zip(headline(moved)) {

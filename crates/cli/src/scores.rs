@@ -1,6 +1,6 @@
 //! Scores in words, for tables and model cards.
 
-use data::significant;
+use data::{percent, significant};
 use evaluation::Outcome;
 
 /// A score in words: protocol with its variant, value with its unit, and uncertainty with its sign or nothing.
@@ -10,7 +10,7 @@ pub(crate) fn words(outcome: &Outcome) -> [String; 3] {
         None => outcome.protocol.clone(),
     };
     let value = match outcome.is_share() {
-        true => format!("{:.2} %", 100.0 * outcome.value),
+        true => percent(outcome.value, 2),
         false => significant(outcome.value, 4),
     };
     // Beside the value, in its unit: after the number of records it would read as that number's

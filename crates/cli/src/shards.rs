@@ -1,6 +1,6 @@
 //! `passer shards`: pack, index, inspect and verify shards.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, check_apart};
 use crate::hints;
 use crate::output::{counted, shell_word};
 use crate::progress::ProgressBar;
@@ -82,7 +82,20 @@ fn shown<R>(unit: &str, work: impl FnOnce(data::shards::OnProgress<'_>) -> R) ->
     result
 }
 
+/// An error of an option under the name of its flag.
+fn of_flags(error: data::Error) -> anyhow::Error {
+    let data::Error::Option { option, reason } = error else {
+        return error.into();
+    };
+    let failure = Failure::new(format!("`--{}` {reason}", option.replace('_', "-")));
+    match option {
+        "out" => failure.hint("give a new folder as `--out`").into(),
+        _ => failure.into(),
+    }
+}
+
 fn pack(arguments: PackArguments) -> anyhow::Result<()> {
+    check_apart(&arguments.source, &arguments.out)?;
     let options = PackOptions {
         records_per_shard: arguments.records_per_shard,
         prefix: arguments.prefix,
@@ -92,7 +105,8 @@ fn pack(arguments: PackArguments) -> anyhow::Result<()> {
     };
     let report = shown("record", |progress| {
         data::shards::pack(&arguments.source, &arguments.out, &options, progress)
-    })?;
+    });
+    let report = report.map_err(of_flags)?;
     for skipped in report.skipped.iter().take(10) {
         eprintln!("skipped `{}`: {}", escape(&skipped.name), skipped.reason);
     }

@@ -117,8 +117,8 @@ pub(crate) fn end(
 fn report_bad_records(bad: &data::BadRecords) {
     if bad.count > 0 {
         eprintln!(
-            "warning: {} records could not be decoded and were replaced by the next good one:",
-            bad.count
+            "warning: the next good record stood in for {} that could not be decoded:",
+            counted(bad.count, "record")
         );
         for record in &bad.first {
             eprintln!("  {}: {}", record.key, record.reason);

@@ -49,7 +49,7 @@ pub enum Error {
         hint: Hint,
     },
     /// Several files of a config that cannot be opened, each with its own error.
-    #[error("{} files of the config cannot be opened:{}", .0.len(), in_lines(.0))]
+    #[error("{} of the config cannot be opened:{}", data::counted(.0.len(), "file"), in_lines(.0))]
     Unread(Vec<Error>),
     /// An error of SQLite.
     #[error("ledger `{path}`: {reason}")]
@@ -95,9 +95,9 @@ pub enum Error {
         was: String,
     },
     /// A stage that cannot run yet, or cannot run at all.
-    #[error("stage `{stage}`: {reason}")]
+    #[error("{}: {reason}", place(stage))]
     Stage {
-        /// The stage.
+        /// The stage, or the verb `audit` or `sheet`.
         stage: String,
         /// What is missing.
         reason: String,
@@ -160,6 +160,14 @@ fn in_lines(errors: &[Error]) -> String {
 fn in_words(changes: &[Change]) -> String {
     let changes: Vec<String> = changes.iter().map(Change::to_string).collect();
     changes.join(", ")
+}
+
+/// Where something is missing: a stage of the config, or a verb, which is none.
+fn place(stage: &str) -> String {
+    match stage {
+        "audit" | "sheet" => stage.to_owned(),
+        stage => format!("stage `{stage}`"),
+    }
 }
 
 impl Error {

@@ -43,6 +43,11 @@ impl Contents {
         shared
     }
 
+    /// A sample of the images.
+    pub fn sample(&self) -> ContentSample {
+        ContentSample::of(self.0.iter().map(first_half))
+    }
+
     /// Records whose images are in an earlier record of the same set.
     pub fn repeated(&self) -> Shared {
         let mut places: HashMap<u128, usize> = HashMap::with_capacity(self.0.len());
@@ -68,6 +73,11 @@ pub struct ContentSample {
     hashes: Vec<u64>,
     /// Whether these are all images.
     is_whole: bool,
+}
+
+/// The first 64 bits of a hash of which half is known.
+fn first_half(hash: &u128) -> u64 {
+    (hash >> 64) as u64
 }
 
 /// Most images in a sample: 32 KiB as text.
@@ -155,7 +165,7 @@ impl ContentSample {
             (false, Some(last)) => *last,
             (false, None) => return Sampled::default(),
         };
-        let hashes = contents.0.iter().map(|hash| (hash >> 64) as u64);
+        let hashes = contents.0.iter().map(first_half);
         let mut sampled = Sampled::default();
         for hash in hashes.filter(|hash| *hash <= limit) {
             sampled.compared += 1;

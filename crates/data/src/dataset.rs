@@ -36,8 +36,8 @@ pub struct Dataset {
     source: Arc<dyn Source>,
     class_names: Vec<String>,
     fingerprint: String,
-    /// Some of the images, taken when the data were indexed; empty for a part of a data set.
-    sample: ContentSample,
+    /// Some of the images, taken when the data were indexed; those of a part at the first request.
+    sample: OnceLock<ContentSample>,
     /// Counted at the first request.
     licenses: OnceLock<Licenses>,
     listing: Listing,
@@ -145,7 +145,8 @@ impl Dataset {
         Dataset {
             class_names: (0..classes).map(|class| format!("class {class}")).collect(),
             fingerprint: source.fingerprint(),
-            sample: ContentSample::default(),
+            // Pictures that nobody has.
+            sample: ContentSample::default().into(),
             source: Arc::new(source),
             licenses: OnceLock::new(),
             listing: Listing::default(),
@@ -183,7 +184,10 @@ impl Dataset {
         Ok(Dataset {
             class_names: whole.class_names.clone(),
             fingerprint: hex(&hasher.finalize()),
-            sample: ContentSample::default(),
+            sample: match whole.sample.get() {
+                Some(sample) if sample.is_empty() => sample.clone().into(),
+                _ => OnceLock::new(),
+            },
             licenses: OnceLock::new(),
             listing: whole.listing.clone(),
             objects: whole.objects.as_ref().map(|objects| objects.picked(&positions)),
@@ -211,7 +215,7 @@ impl Dataset {
             source: Arc::from(opened.source),
             class_names: opened.class_names,
             fingerprint: opened.identity.fingerprint,
-            sample: opened.identity.sample,
+            sample: opened.identity.sample.into(),
             licenses: OnceLock::new(),
             listing: opened.listing,
             objects: opened.objects,
@@ -335,10 +339,16 @@ impl Dataset {
         Ok(Contents(self.source.contents()?))
     }
 
-    /// A sample of the images, for the header of an encoder that is trained on them. Empty for synthetic data and
-    /// parts of a data set.
-    pub fn sample(&self) -> &ContentSample {
-        &self.sample
+    /// A sample of the images, for the header of an encoder that is trained on them. Empty for synthetic data.
+    ///
+    /// # Errors
+    /// [`Error`] as of [`contents`](Self::contents), for a part of a data set.
+    pub fn sample(&self) -> Result<&ContentSample, Error> {
+        if let Some(sample) = self.sample.get() {
+            return Ok(sample);
+        }
+        let sample = self.contents()?.sample();
+        Ok(self.sample.get_or_init(|| sample))
     }
 
     /// Heap memory that the index of the records takes, bytes.

@@ -67,7 +67,7 @@ pub use loader::{
     BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, ObjectViews, ViewTargets, Views,
 };
 pub use lock::{FolderLock, LockError};
-pub use numbers::{mebibytes, significant};
+pub use numbers::{counted, mebibytes, percent, significant};
 pub use order::Order;
 pub use record::{Label, Metadata, Record};
 pub use sha256::{Sha256Sum, sha256_of, sha256_of_file};

@@ -249,16 +249,25 @@ fn refused(text: &str, root: &Value, touched: &[(Vec<Step>, &Edit)], reason: Str
             None => place::line(text, &place),
             Some(_) => None,
         },
-        edit: edit.map(Box::new),
-        ..Fault::new(reason.replacen(&format!("`{named}`"), &the(&place::path(root, &place)), 1))
+        edit: edit.map(|(_, edit)| Box::new(edit.clone())),
+        ..Fault::new(reason.replacen(&format!("`{named}`"), &the(&path_of(root, &place, edit)), 1))
     }
 }
 
+/// A place in a sentence about an edit: as the edit names it, so that the user finds what was typed.
+fn path_of(root: &Value, place: &[Step], edit: Option<(&[Step], &Edit)>) -> String {
+    edit.and_then(|(edited, edit)| place::typed(root, place, edited, &edit.path))
+        .unwrap_or_else(|| place::path(root, place))
+}
+
 /// The last edit at one of these places.
-fn edit_of(touched: &[(Vec<Step>, &Edit)], is_there: impl Fn(&[Step]) -> bool) -> Option<Edit> {
+fn edit_of<'e>(
+    touched: &'e [(Vec<Step>, &Edit)],
+    is_there: impl Fn(&[Step]) -> bool,
+) -> Option<(&'e [Step], &'e Edit)> {
     let mut edits = touched.iter().rev();
     let edit = edits.find(|(place, _)| is_there(place));
-    edit.map(|(_, edit)| (*edit).clone())
+    edit.map(|(place, edit)| (place.as_slice(), *edit))
 }
 
 /// A text that is not TOML.
@@ -313,7 +322,7 @@ fn fault<C: DeserializeOwned>(
     let edit = edit_of(touched, |edited| full.starts_with(edited) || is_of_key(edited));
     let is_of_key = touched
         .iter()
-        .any(|(edited, by)| is_of_key(edited) && Some(*by) == edit.as_ref());
+        .any(|(edited, by)| is_of_key(edited) && Some(*by) == edit.map(|(_, edit)| edit));
     let at = Faulty {
         before,
         root,
@@ -322,13 +331,17 @@ fn fault<C: DeserializeOwned>(
         text,
     };
     Fault {
-        message: sentence(&place::path(root, &parent), &place::path(root, &full), &problem),
+        message: sentence(
+            &path_of(root, &parent, edit),
+            &path_of(root, &full, edit),
+            &problem,
+        ),
         line: match edit {
             None => place::line(text, &full),
             Some(_) => None,
         },
-        cure: at.cure::<C>(&problem, edit.as_ref()).map(Box::new),
-        edit: edit.map(Box::new),
+        cure: at.cure::<C>(&problem, edit.map(|(_, edit)| edit)).map(Box::new),
+        edit: edit.map(|(_, edit)| Box::new(edit.clone())),
         is_of_key,
     }
 }

@@ -24,6 +24,7 @@ mod proposals;
 mod pyramid;
 mod simple_pyramid;
 mod state;
+mod trained_on;
 
 pub use box_head::{BoxHead, BoxPredictor, StageHeads};
 pub use config::{
@@ -38,6 +39,7 @@ pub use proposals::{ProposalHead, ProposalNetwork};
 pub use pyramid::{BodyAndPyramid, FeaturePyramid};
 pub use simple_pyramid::{SimplePyramid, VitAndPyramid};
 pub use state::{ClassLayers, is_of_classes, read, replace_state, state_dict, torchvision_name};
+pub use trained_on::TrainedOn;
 
 #[cfg(test)]
 mod parity;

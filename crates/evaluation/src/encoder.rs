@@ -39,18 +39,31 @@ pub struct Encoder {
 }
 
 /// What an encoder's file says of its pretraining data.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PretrainedOn {
+    /// What it is in sentences: `encoder` or `detector`.
+    pub network: &'static str,
     /// Fingerprint of all of them; empty where unknown.
     pub fingerprint: String,
     /// A sample of their images; empty where unknown.
     pub sample: ContentSample,
 }
 
+impl Default for PretrainedOn {
+    fn default() -> Self {
+        Self {
+            network: "encoder",
+            fingerprint: String::new(),
+            sample: ContentSample::default(),
+        }
+    }
+}
+
 impl PretrainedOn {
     /// From an encoder read from disk.
     pub fn of(encoder: &LoadedEncoder) -> Self {
         Self {
+            network: "encoder",
             fingerprint: encoder.info.fingerprint.clone(),
             sample: encoder.sample(),
         }

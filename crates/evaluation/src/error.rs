@@ -60,7 +60,7 @@ pub enum Error {
     },
 
     /// There are more slices than batches.
-    #[error("{records} records make {batches} batches of {batch_images} images, too few for {count} slices")]
+    #[error("{} make {} of {}, too few for {}", data::counted(*records, "record"), data::counted(*batches, "batch"), data::counted(*batch_images, "image"), data::counted(*count, "slice"))]
     TooManySlices {
         /// Records of the data set.
         records: usize,
@@ -568,10 +568,10 @@ impl Error {
             }
             Self::LabelCount { .. } => "make features and labels from one data set, in one order",
             Self::SharedRecords { .. } => {
-                "remove these records from one of the two sets; `max_shared_fraction` in the config (in `[objective]` of a fine-tuning) sets the share that is accepted"
+                "remove these records from one of the two sets; `max_shared_fraction` in the config (in `[objective]` of a fine-tuning, in `[detection]` of a detector's) sets the share that is accepted"
             }
             Self::PretrainedOnTest { .. } => {
-                "evaluate on images that were held out of the pretraining, or raise `max_shared_fraction` in the config"
+                "evaluate on images that were held out of the pretraining, or raise `max_shared_fraction` in the config (in `[objective]` of a fine-tuning, in `[detection]` of a detector's)"
             }
             Self::NamesBesideNumbers { .. } => {
                 "give both sets names, in the order of their numbers: `classes = [..]` in a data-set description or in the `dataset.toml` beside shards (docs/formats.md)"

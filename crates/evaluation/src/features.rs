@@ -16,7 +16,7 @@ mod work;
 
 pub use cache::FeatureCache;
 pub use extract::{Extraction, Writing, Written};
-pub use matrix::{Features, Labels, Matrix, Origin, UNDECIDED};
+pub use matrix::{Features, Labels, Matrix, Origin, SeenInPretraining, UNDECIDED};
 pub use others::{check_keys_for_npy, write_npy, write_parquet};
 pub use records::Records;
 pub use resumable::Unfinished;

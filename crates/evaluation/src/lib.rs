@@ -47,8 +47,9 @@ pub use config::Config;
 pub use encoder::{Encoder, Input, POOLED, PretrainedOn, Tap, weights_hash};
 pub use error::{Error, Hint, SliceFault};
 pub use features::{
-    Extraction, FeatureCache, FeatureType, Features, Labels, Matrix, Origin, Records, Scaling, Slice,
-    UNDECIDED, Unfinished, Writing, Written, check_keys_for_npy, write_npy, write_parquet,
+    Extraction, FeatureCache, FeatureType, Features, Labels, Matrix, Origin, Records, Scaling,
+    SeenInPretraining, Slice, UNDECIDED, Unfinished, Writing, Written, check_keys_for_npy, write_npy,
+    write_parquet,
 };
 pub use overlap::{ByPixels, Compared, Overlap, Pretraining, PretrainingSample};
 pub use progress::Event;

@@ -132,14 +132,41 @@ impl Overlap {
         Ok(())
     }
 
+    /// The warning that the pretraining of the `network` ("encoder" or "detector") has seen test images.
+    ///
+    /// # Errors
+    /// [`Error::PretrainedOnTest`] above the share that the config allows.
+    fn check_pretraining(&self, network: &str, most: Option<f64>) -> Result<Option<String>, Error> {
+        let Some(seen) = self.seen_by(network) else {
+            return Ok(None);
+        };
+        let records = self.test_records;
+        let share = self
+            .pretraining_sample
+            .map_or(1.0, |sample| sample.share(records));
+        match most {
+            Some(most) if share > most => Err(Error::PretrainedOnTest { seen, most }),
+            _ => Ok(Some(format!("{seen}: its scores are higher than on new images"))),
+        }
+    }
+
     /// What the encoder's pretraining says about the scores; `None` where no test image is known to be in it.
     pub(crate) fn of_encoder(&self) -> Option<String> {
+        self.seen_by("encoder")
+    }
+
+    fn seen_by(&self, network: &str) -> Option<String> {
         let of_images = match (self.pretraining, self.pretraining_sample) {
             (Pretraining::TestSet, _) => "the images of this test set".to_string(),
             (_, Some(sample)) if sample.test_in_pretraining > 0 => sample.in_words(self.test_records),
             _ => return None,
         };
-        Some(format!("the encoder was pretrained on {of_images}"))
+        let trained = if network == "detector" {
+            "trained"
+        } else {
+            "pretrained"
+        };
+        Some(format!("the {network} was {trained} on {of_images}"))
     }
 }
 
@@ -338,16 +365,8 @@ impl Comparison<'_> {
                 test_in_pretraining: sampled.shared,
             }),
         };
-        if let Some(seen) = overlap.of_encoder() {
-            let share = overlap
-                .pretraining_sample
-                .map_or(1.0, |sample| sample.share(test.len()));
-            if let Some(most) = self.most
-                && share > most
-            {
-                return Err(Error::PretrainedOnTest { seen, most });
-            }
-            test.warn_once(format!("{seen}: its scores are higher than on new images"));
+        if let Some(warning) = overlap.check_pretraining(known.network, self.most)? {
+            test.warn_once(warning);
         }
         Ok(overlap)
     }
@@ -423,9 +442,26 @@ pub(crate) fn of_features(
         test_in_training: shared.records,
         test_repeated: repeated.records,
         by_pixels: None,
-        pretraining: Pretraining::NotStated,
+        pretraining: test.seen.as_ref().map_or(Pretraining::NotStated, |seen| {
+            Pretraining::of(
+                &seen.fingerprint,
+                &train.origin.fingerprint,
+                &test.origin.fingerprint,
+            )
+        }),
         pretraining_sample: None,
     };
+    if let Some(seen) = test.seen.as_ref().filter(|seen| seen.compared > 0)
+        && overlap.pretraining == Pretraining::OtherData
+    {
+        overlap.pretraining_sample = Some(PretrainingSample {
+            test_compared: seen.compared,
+            test_in_pretraining: seen.in_pretraining,
+        });
+    }
+    if let Some(warning) = overlap.check_pretraining("encoder", most)? {
+        tracing::warn!("{warning}");
+    }
     overlap.compare_pixels(train, test, most, learns, |warning| tracing::warn!("{warning}"))?;
     let explained = overlap
         .by_pixels

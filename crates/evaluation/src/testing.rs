@@ -77,6 +77,7 @@ pub(crate) fn features(width: usize, values: Vec<f32>, labels: Vec<i64>) -> Feat
         pixel_hashes: None,
         bad_records: 0,
         listing: data::Listing::default(),
+        seen: None,
         origin: Origin::default(),
     }
 }

@@ -13,7 +13,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice};
+use crate::method::{Invalid, MethodConfig, RunShape, advice, where_needed};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, Replicas};
 use burn::module::Module;
@@ -157,11 +157,14 @@ impl Objective for BarlowTwins {
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
         let advice = |key, text, source| advice(Config::NAME, key, text, source);
         match cause {
-            Cause::Collapse | Cause::LowRank => vec![advice(
-                "redundancy_weight",
-                "raise it (0.005)",
-                "Zbontar et al. 2021, arXiv:2103.03230",
-            )],
+            Cause::Collapse | Cause::LowRank => where_needed([(
+                self.config.redundancy_weight < 0.005,
+                advice(
+                    "redundancy_weight",
+                    "raise it (0.005)",
+                    "Zbontar et al. 2021, arXiv:2103.03230",
+                ),
+            )]),
             _ => vec![],
         }
     }

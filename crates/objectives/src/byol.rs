@@ -16,7 +16,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice};
+use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice, where_needed};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema, independent_copy};
@@ -195,18 +195,24 @@ impl Objective for Byol {
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
         let advice = |key, text, source| advice(Config::NAME, key, text, source);
         match cause {
-            Cause::Collapse | Cause::LowRank => vec![
-                advice(
-                    "momentum",
-                    "raise it: 0.99 to 0.999",
-                    "Grill et al. 2020, arXiv:2006.07733, table 5",
+            Cause::Collapse | Cause::LowRank => where_needed([
+                (
+                    self.config.momentum < 0.999,
+                    advice(
+                        "momentum",
+                        "raise it: 0.99 to 0.999",
+                        "Grill et al. 2020, arXiv:2006.07733, table 5",
+                    ),
                 ),
-                advice(
-                    "predictor_width",
-                    "widen it: the predictor keeps the targets apart",
-                    "Grill et al. 2020, arXiv:2006.07733, table 5",
+                (
+                    true,
+                    advice(
+                        "predictor_width",
+                        "widen it: the predictor keeps the targets apart",
+                        "Grill et al. 2020, arXiv:2006.07733, table 5",
+                    ),
                 ),
-            ],
+            ]),
             _ => vec![],
         }
     }

@@ -26,7 +26,7 @@ mod released;
 
 use crate::checks;
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, l2_normalize, spread};
-use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice};
+use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice, where_needed};
 use crate::parameter_budget::{mlp, product};
 use crate::swav::sinkhorn;
 use crate::teacher;
@@ -601,7 +601,12 @@ impl Objective for Dino {
     }
 
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
-        remedies(Config::NAME, cause)
+        let Config {
+            teacher_temperature,
+            freeze_last_layer_epochs,
+            ..
+        } = self.config;
+        remedies(Config::NAME, cause, teacher_temperature, freeze_last_layer_epochs)
     }
 
     fn encoder(&self, _: &Network, state: &State) -> Backbone {
@@ -609,8 +614,9 @@ impl Objective for Dino {
     }
 }
 
-/// What the paper advises against a cause of an alarm; keys are those of `method`, which distils itself as DINO does.
-pub(crate) fn remedies(method: &str, cause: Cause) -> Vec<Remedy> {
+/// What the paper advises against a cause of an alarm; keys are those of `method`, which distils itself as DINO does, with
+/// this temperature of the teacher, and the last layer frozen for so many epochs.
+pub(crate) fn remedies(method: &str, cause: Cause, temperature: f64, frozen_epochs: usize) -> Vec<Remedy> {
     let advice = |key, text, source| advice(method, key, text, source);
     match cause {
         Cause::DeadPrototypes | Cause::Collapse | Cause::LowRank => vec![
@@ -621,15 +627,21 @@ pub(crate) fn remedies(method: &str, cause: Cause) -> Vec<Remedy> {
             ),
             advice(
                 "freeze_last_layer_epochs",
-                "freeze the last layer for one epoch or longer",
+                match frozen_epochs {
+                    0 => "freeze the last layer for one epoch or longer",
+                    _ => "freeze the last layer for longer",
+                },
                 "Caron et al. 2021, arXiv:2104.14294, section 5.3",
             ),
         ],
-        Cause::ChanceLoss => vec![advice(
-            "teacher_temperature",
-            "lower it to 0.04: a teacher without sharpening predicts all prototypes alike",
-            "Caron et al. 2021, arXiv:2104.14294, section 5.3; facebookresearch/dino#43",
-        )],
+        Cause::ChanceLoss => where_needed([(
+            temperature > 0.04,
+            advice(
+                "teacher_temperature",
+                "lower it to 0.04: a teacher without sharpening predicts all prototypes alike",
+                "Caron et al. 2021, arXiv:2104.14294, section 5.3; facebookresearch/dino#43",
+            ),
+        )]),
         _ => vec![],
     }
 }

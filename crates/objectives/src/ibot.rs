@@ -653,7 +653,12 @@ impl Objective for Ibot {
     }
 
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
-        crate::dino::remedies(Config::NAME, cause)
+        let Config {
+            teacher_temperature,
+            freeze_last_layer_epochs,
+            ..
+        } = self.config;
+        crate::dino::remedies(Config::NAME, cause, teacher_temperature, freeze_last_layer_epochs)
     }
 
     fn encoder(&self, _: &Student, state: &State) -> Backbone {

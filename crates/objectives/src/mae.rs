@@ -15,7 +15,7 @@
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice, needs_vit};
+use crate::method::{Invalid, MethodConfig, RunShape, advice, needs_vit, where_needed};
 use backbones::init::trained;
 use backbones::layers::{LayerNorm, Linear};
 use backbones::vit::{Block, Initialization, sine_cosine};
@@ -276,16 +276,22 @@ impl Objective for Mae {
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
         let advice = |key, text, source| advice(Config::NAME, key, text, source);
         match cause {
-            Cause::ChanceLoss => vec![advice(
-                "mask_ratio",
-                "lower it (0.75)",
-                "He et al. 2022, arXiv:2111.06377, figure 5",
-            )],
-            Cause::Collapse | Cause::LowRank => vec![advice(
-                "normalize_pixels",
-                "set it to true",
-                "He et al. 2022, arXiv:2111.06377, table 1",
-            )],
+            Cause::ChanceLoss => where_needed([(
+                self.config.mask_ratio > 0.75,
+                advice(
+                    "mask_ratio",
+                    "lower it (0.75)",
+                    "He et al. 2022, arXiv:2111.06377, figure 5",
+                ),
+            )]),
+            Cause::Collapse | Cause::LowRank => where_needed([(
+                !self.config.normalize_pixels,
+                advice(
+                    "normalize_pixels",
+                    "set it to true",
+                    "He et al. 2022, arXiv:2111.06377, table 1",
+                ),
+            )]),
             _ => vec![],
         }
     }

@@ -202,6 +202,12 @@ pub(crate) fn advice(method: &str, key: &str, advice: &str, source: &str) -> Rem
     Remedy::new(key, advice, source)
 }
 
+/// Advice of which the config does not have the setting already: what is in force is no cure.
+pub(crate) fn where_needed(advice: impl IntoIterator<Item = (bool, Remedy)>) -> Vec<Remedy> {
+    let needed = advice.into_iter().filter(|(is_needed, _)| *is_needed);
+    needed.map(|(_, remedy)| remedy).collect()
+}
+
 /// The run's vision transformer; other networks give an error, with `why` as the reason that `method` needs
 /// one.
 pub(crate) fn needs_vit<'a>(run: &RunShape<'a>, method: &str, why: &str) -> Result<&'a VitConfig, Invalid> {

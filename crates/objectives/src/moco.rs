@@ -19,7 +19,9 @@
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
-use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice, queue_for_data};
+use crate::method::{
+    Change, DataShape, Invalid, MethodConfig, RunShape, advice, queue_for_data, where_needed,
+};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::init::buffer;
@@ -255,7 +257,7 @@ impl Objective for Moco {
     }
 
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
-        remedies(Config::NAME, cause)
+        remedies(Config::NAME, cause, self.config.momentum)
     }
 
     fn released(&self) -> Vec<Released> {
@@ -298,15 +300,20 @@ pub(crate) fn in_force(
     ]
 }
 
-/// What the paper advises against a cause of an alarm; keys are those of `method`, which has MoCo's teacher and queue.
-pub(crate) fn remedies(method: &str, cause: Cause) -> Vec<Remedy> {
+/// What the paper advises against a cause of an alarm; keys are those of `method`, which has MoCo's queue and a teacher with
+/// this momentum.
+pub(crate) fn remedies(method: &str, cause: Cause, momentum: f64) -> Vec<Remedy> {
+    const ENOUGH: f64 = 0.99;
     let advice = |key, text, source| advice(method, key, text, source);
     match cause {
-        Cause::ChanceLoss => vec![advice(
-            "momentum",
-            "raise it, to 0.99 or more: with 0 the loss does not converge",
-            "He et al. 2020, arXiv:1911.05722, section 4.1",
-        )],
+        Cause::ChanceLoss => where_needed([(
+            momentum < ENOUGH,
+            advice(
+                "momentum",
+                "raise it, to 0.99 or more: with 0 the loss does not converge",
+                "He et al. 2020, arXiv:1911.05722, section 4.1",
+            ),
+        )]),
         Cause::Collapse | Cause::LowRank => vec![advice(
             "training.batch_norm_images",
             "set it to a part of the batch (32), with `shuffle = true`",
@@ -675,5 +682,14 @@ pub(crate) mod tests {
             .contains("momentum")
         );
         assert!(conformance::checked(&config(), &conformance::resnet(), 8).is_ok());
+    }
+
+    #[test]
+    fn what_is_in_force_is_no_cure() {
+        assert!(remedies("moco", Cause::ChanceLoss, 0.99).is_empty());
+        let [remedy] = &remedies("moco", Cause::ChanceLoss, 0.9)[..] else {
+            panic!("one remedy");
+        };
+        assert_eq!(remedy.key, "objective.moco.momentum");
     }
 }

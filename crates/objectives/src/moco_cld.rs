@@ -346,7 +346,7 @@ impl Objective for MocoCld {
     }
 
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
-        let mut remedies = crate::moco::remedies(Config::NAME, cause);
+        let mut remedies = crate::moco::remedies(Config::NAME, cause, self.config.momentum);
         if matches!(cause, Cause::Collapse | Cause::LowRank) {
             remedies.push(advice(
                 Config::NAME,

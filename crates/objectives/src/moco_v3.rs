@@ -18,7 +18,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, l2_normalize, log_sums, spread};
-use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice};
+use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice, where_needed};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema, independent_copy};
@@ -259,16 +259,22 @@ impl Objective for MocoV3 {
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
         let advice = |key, text, source| advice(Config::NAME, key, text, source);
         match cause {
-            Cause::Diverging | Cause::Collapse => vec![advice(
-                "freeze_patch_embedding",
-                "set it to true for vision transformers",
-                "Chen, Xie, He 2021, arXiv:2104.02057, section 4.2",
-            )],
-            Cause::ChanceLoss => vec![advice(
-                "temperature",
-                "lower it towards 0.2",
-                "Chen, Xie, He 2021, arXiv:2104.02057",
-            )],
+            Cause::Diverging | Cause::Collapse => where_needed([(
+                !self.config.freeze_patch_embedding,
+                advice(
+                    "freeze_patch_embedding",
+                    "set it to true for vision transformers",
+                    "Chen, Xie, He 2021, arXiv:2104.02057, section 4.2",
+                ),
+            )]),
+            Cause::ChanceLoss => where_needed([(
+                self.config.temperature > 0.2,
+                advice(
+                    "temperature",
+                    "lower it towards 0.2",
+                    "Chen, Xie, He 2021, arXiv:2104.02057",
+                ),
+            )]),
             _ => vec![],
         }
     }

@@ -14,7 +14,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, log_sums, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice};
+use crate::method::{Invalid, MethodConfig, RunShape, advice, where_needed};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper};
 use burn::module::Module;
@@ -177,11 +177,14 @@ impl Objective for Simclr {
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
         let advice = |key, text, source| advice(Config::NAME, key, text, source);
         match cause {
-            Cause::ChanceLoss | Cause::Collapse => vec![advice(
-                "temperature",
-                "lower it: 0.1 to 0.5",
-                "Chen et al. 2020, arXiv:2002.05709, table 5",
-            )],
+            Cause::ChanceLoss | Cause::Collapse => where_needed([(
+                self.config.temperature > 0.1,
+                advice(
+                    "temperature",
+                    "lower it: 0.1 to 0.5",
+                    "Chen et al. 2020, arXiv:2002.05709, table 5",
+                ),
+            )]),
             _ => vec![],
         }
     }

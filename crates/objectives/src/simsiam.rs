@@ -13,7 +13,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice};
+use crate::method::{Invalid, MethodConfig, RunShape, advice, where_needed};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper};
 use burn::module::Module;
@@ -184,18 +184,24 @@ impl Objective for Simsiam {
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
         let advice = |key, text, source| advice(Config::NAME, key, text, source);
         match cause {
-            Cause::Collapse | Cause::LowRank => vec![
-                advice(
-                    "predictor_rate_at_peak",
-                    "set it to true: the predictor must follow the representations",
-                    "Chen, He 2021, arXiv:2011.10566, section 4.2",
+            Cause::Collapse | Cause::LowRank => where_needed([
+                (
+                    !self.config.predictor_rate_at_peak,
+                    advice(
+                        "predictor_rate_at_peak",
+                        "set it to true: the predictor must follow the representations",
+                        "Chen, He 2021, arXiv:2011.10566, section 4.2",
+                    ),
                 ),
-                advice(
-                    "predictor_width",
-                    "make it a bottleneck: a quarter of `embedding_width`",
-                    "Chen, He 2021, arXiv:2011.10566, section 3",
+                (
+                    4 * self.config.predictor_width > self.config.embedding_width,
+                    advice(
+                        "predictor_width",
+                        "make it a bottleneck: a quarter of `embedding_width`",
+                        "Chen, He 2021, arXiv:2011.10566, section 3",
+                    ),
                 ),
-            ],
+            ]),
             _ => vec![],
         }
     }

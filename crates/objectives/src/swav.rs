@@ -20,7 +20,7 @@ use crate::head::{
 };
 use crate::method::{
     Change, DataShape, Invalid, MethodConfig, RunShape, advice, prototypes_for_data, queue_for_data,
-    warmup_for_data,
+    warmup_for_data, where_needed,
 };
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
@@ -388,23 +388,30 @@ impl Objective for Swav {
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
         let advice = |key, text, source| advice(Config::NAME, key, text, source);
         match cause {
-            Cause::ChanceLoss | Cause::DeadPrototypes | Cause::Collapse => vec![
-                advice(
-                    "sinkhorn_epsilon",
-                    "lower it to 0.03",
-                    "facebookresearch/swav#69 and its README",
-                ),
-                advice(
-                    "freeze_prototypes_epochs",
-                    "freeze the prototypes for the first epoch or longer",
-                    "facebookresearch/swav#69 and its README",
-                ),
-                advice(
-                    "queue.from_epoch",
-                    "with a queue: begin it later",
-                    "facebookresearch/swav#69 and its README",
-                ),
-            ],
+            Cause::ChanceLoss | Cause::DeadPrototypes | Cause::Collapse => {
+                let source = "facebookresearch/swav#69 and its README";
+                where_needed([
+                    (
+                        self.config.sinkhorn_epsilon > 0.03,
+                        advice("sinkhorn_epsilon", "lower it to 0.03", source),
+                    ),
+                    (
+                        true,
+                        advice(
+                            "freeze_prototypes_epochs",
+                            match self.config.freeze_prototypes_epochs {
+                                0 => "freeze the prototypes for the first epoch or longer",
+                                _ => "freeze the prototypes for longer",
+                            },
+                            source,
+                        ),
+                    ),
+                    (
+                        self.config.queue.is_some(),
+                        advice("queue.from_epoch", "begin the queue later", source),
+                    ),
+                ])
+            }
             _ => vec![],
         }
     }

@@ -14,7 +14,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice};
+use crate::method::{Invalid, MethodConfig, RunShape, advice, where_needed};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, Replicas};
 use burn::module::Module;
@@ -172,16 +172,22 @@ impl Objective for Vicreg {
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
         let advice = |key, text, source| advice(Config::NAME, key, text, source);
         match cause {
-            Cause::Collapse => vec![advice(
-                "variance_weight",
-                "raise it to that of `invariance_weight` (25)",
-                "Bardes, Ponce, LeCun 2022, arXiv:2105.04906",
-            )],
-            Cause::LowRank => vec![advice(
-                "covariance_weight",
-                "raise it (1)",
-                "Bardes, Ponce, LeCun 2022, arXiv:2105.04906",
-            )],
+            Cause::Collapse => where_needed([(
+                self.config.variance_weight < self.config.invariance_weight,
+                advice(
+                    "variance_weight",
+                    "raise it to that of `invariance_weight` (25)",
+                    "Bardes, Ponce, LeCun 2022, arXiv:2105.04906",
+                ),
+            )]),
+            Cause::LowRank => where_needed([(
+                self.config.covariance_weight < 1.0,
+                advice(
+                    "covariance_weight",
+                    "raise it (1)",
+                    "Bardes, Ponce, LeCun 2022, arXiv:2105.04906",
+                ),
+            )]),
             _ => vec![],
         }
     }

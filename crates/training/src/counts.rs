@@ -6,6 +6,7 @@
 //! less than the value says: a warning.
 
 use crate::course::cosine;
+use data::{counted, percent};
 
 /// A key that counts, with the condition under which it takes effect.
 #[derive(Clone, Debug, PartialEq)]
@@ -158,8 +159,8 @@ impl Count {
         match &self.needs {
             Needs::Epochs { value, from, less } if value + from + less > epochs => {
                 let bound = match (from, less) {
-                    (0, 0) => format!("at most the run's {epochs} epochs"),
-                    (0, _) => format!("less than the run's {epochs} epochs"),
+                    (0, 0) => format!("at most the run's {}", counted(epochs, "epoch")),
+                    (0, _) => format!("less than the run's {}", counted(epochs, "epoch")),
                     (from, _) => format!(
                         "at most {}, what the run's {epochs} epochs leave after {from}",
                         epochs.saturating_sub(*from)
@@ -171,7 +172,8 @@ impl Count {
                 if milestones.iter().min().is_some_and(|first| *first >= epochs) =>
             {
                 Err(format!(
-                    "`{key}` must have one below the run's {epochs} epochs, got {milestones:?}: {otherwise}"
+                    "`{key}` must have one below the run's {}, got {milestones:?}: {otherwise}",
+                    counted(epochs, "epoch")
                 ))
             }
             _ => Ok(()),
@@ -187,24 +189,26 @@ impl Count {
         let mut warnings = Vec::new();
         match &self.needs {
             Needs::Epochs { .. } => {}
-            Needs::OneOfEpochs(milestones) => warnings.extend(in_vain(key, milestones, run.epochs, "epochs")),
+            Needs::OneOfEpochs(milestones) => warnings.extend(in_vain(key, milestones, run.epochs, "epoch")),
             Needs::OneOfSteps(milestones) => {
                 if milestones.iter().min().is_some_and(|first| *first >= steps) {
                     return Err(format!(
-                        "`{key}` must have one below the run's {steps} steps, got {milestones:?}: {otherwise}"
+                        "`{key}` must have one below the run's {}, got {milestones:?}: {otherwise}",
+                        counted(steps, "step")
                     ));
                 }
-                warnings.extend(in_vain(key, milestones, steps, "steps"));
+                warnings.extend(in_vain(key, milestones, steps, "step"));
             }
             Needs::EveryEpochs(every) if *every > run.epochs => {
                 warnings.push(format!(
-                    "`{key}` = {every} is more than the run's {} epochs: {otherwise}",
-                    run.epochs
+                    "`{key}` = {every} is more than the run's {}: {otherwise}",
+                    counted(run.epochs, "epoch")
                 ));
             }
             Needs::EverySteps(every) if *every > steps => {
                 warnings.push(format!(
-                    "`{key}` = {every} is more than the run's {steps} steps: {otherwise}"
+                    "`{key}` = {every} is more than the run's {}: {otherwise}",
+                    counted(steps, "step")
                 ));
             }
             Needs::EveryEpochs(_) | Needs::EverySteps(_) => {}
@@ -239,8 +243,9 @@ impl Count {
                 let share = left_of_the_first(*start, *end, steps);
                 if share > MOST_INITIAL {
                     warnings.push(format!(
-                        "`{key}` = {start} is slow for the run's {steps} steps: at its end, {:.0} % of the average {otherwise}",
-                        100.0 * share
+                        "`{key}` = {start} is slow for the run's {}: at its end, {} of the average {otherwise}",
+                        counted(steps, "step"),
+                        percent(share, 0)
                     ));
                 }
             }
@@ -252,7 +257,8 @@ impl Count {
 /// The warning for milestones that the run does not reach.
 fn in_vain(key: &str, milestones: &[usize], length: usize, unit: &str) -> Option<String> {
     let vain: Vec<usize> = milestones.iter().copied().filter(|at| *at >= length).collect();
-    let warning = format!("`{key}`: {vain:?} are not below the run's {length} {unit} and have no effect");
+    let length = counted(length, unit);
+    let warning = format!("`{key}`: {vain:?} are not below the run's {length} and have no effect");
     (!vain.is_empty()).then_some(warning)
 }
 
@@ -362,6 +368,10 @@ mod tests {
     fn intervals_longer_than_the_run_are_named() {
         let epochs = || Count::every_epochs("every", 3, "none before the end");
         assert_eq!(
+            warned(epochs(), 1),
+            ["`table.every` = 3 is more than the run's 1 epoch: none before the end"]
+        );
+        assert_eq!(
             warned(epochs(), 2),
             ["`table.every` = 3 is more than the run's 2 epochs: none before the end"]
         );
@@ -412,5 +422,7 @@ mod tests {
         // No average at all, and one that never moves.
         assert!(warned(Count::momentum("momentum", 0.0, None), 1).is_empty());
         assert!(warned(Count::momentum("momentum", 1.0, None), 1_000_000)[0].contains("100 %"));
+        // Nearly all is not all.
+        assert!(warned(Count::momentum("momentum", 0.999_99, None), 1)[0].contains(" 99.99 % of"));
     }
 }

@@ -75,8 +75,9 @@ pub(crate) fn encoder_bytes<C>(
     origin: Option<&Origin>,
 ) -> Result<Vec<u8>, Error> {
     let mut extra = std::collections::BTreeMap::from([("seed".to_string(), config.seed.to_string())]);
-    if !dataset.sample().is_empty() {
-        extra.insert(SAMPLE_KEY.to_string(), dataset.sample().to_text());
+    let sample = dataset.sample()?;
+    if !sample.is_empty() {
+        extra.insert(SAMPLE_KEY.to_string(), sample.to_text());
     }
     let pixels = dataset_views(&config.views)
         .first()

@@ -88,18 +88,18 @@ pub fn encoder_to_safetensors_as(
 pub(crate) fn file_of(tensors: BTreeMap<String, TensorData>, info: &EncoderInfo) -> Vec<u8> {
     let steps = i64::try_from(info.steps).unwrap_or(i64::MAX);
     let info = serde_json::to_string(info).expect("strings and finite numbers have a JSON form");
-    to_safetensors(tensors, |_| Some(steps), (ENCODER_KEY, info))
+    to_safetensors(tensors, |_| Some(steps), [(ENCODER_KEY, info)])
 }
 
 /// The bytes of a safetensors file that PyTorch's networks load.
 ///
 /// - `tensors`: f32, by their names
 /// - `batches`: PyTorch's count of batches of the norm whose names begin so, such as `layer1.0.bn1.`, if it has one
-/// - `about`: a key and a text of the file's metadata
-pub fn to_safetensors(
+/// - `about`: keys and texts of the file's metadata
+pub fn to_safetensors<'a>(
     tensors: BTreeMap<String, TensorData>,
     batches: impl Fn(&str) -> Option<i64>,
-    (key, text): (&str, String),
+    about: impl IntoIterator<Item = (&'a str, String)>,
 ) -> Vec<u8> {
     let counts = tensors.keys().filter_map(|name| {
         let norm = name.strip_suffix("running_mean")?;
@@ -119,7 +119,8 @@ pub fn to_safetensors(
     // At most two copies of a large network in memory.
     drop(tensors);
     // Other libraries look for "format" before they treat the tensors as PyTorch's.
-    let metadata = BTreeMap::from([("format", "pt".to_owned()), (key, text)]);
+    let mut metadata = BTreeMap::from([("format", "pt".to_owned())]);
+    metadata.extend(about);
     with_metadata(&plain, &metadata)
 }
 

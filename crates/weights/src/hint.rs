@@ -36,8 +36,8 @@ pub enum Hint {
     GiveFolder,
     /// Do not name the network.
     OmitName,
-    /// Choose the other of a file's two networks; this one was requested.
-    ChooseOther(Role),
+    /// Choose the network that the file holds; where it is neither student nor teacher, leave the choice out.
+    ChooseRole(Option<Role>),
     /// Write the file with timm's names.
     UseTimmNames,
     /// Export to ONNX, which has every network.

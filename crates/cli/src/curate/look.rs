@@ -102,6 +102,14 @@ pub(super) fn why(arguments: &WhyArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the number of a decision is: of a detector, or of a draw among photos.
+fn measure(stage: &str) -> &'static str {
+    match stage {
+        "balance" | "sample" => "draw",
+        _ => "score",
+    }
+}
+
 /// A row of the source: its facts, then its decisions.
 fn print_row(row: &WhyRow) {
     println!("row          {}", row.row);
@@ -125,7 +133,7 @@ fn print_row(row: &WhyRow) {
         said.extend(
             decision
                 .score
-                .map(|score| format!("score {}", data::significant(score, 6))),
+                .map(|score| format!("{} {}", measure(&decision.stage), data::significant(score, 6))),
         );
         said.extend(decision.detail.as_ref().map(|detail| one_line(detail)));
         println!("{:<12} {}", decision.stage, said.join(", "));

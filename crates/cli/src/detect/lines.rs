@@ -3,6 +3,7 @@
 use super::sheet::Sheet;
 use crate::detectors::photo;
 use crate::failure::{Failure, make_folder_of};
+use crate::output::counted;
 use crate::progress::ProgressBar;
 use anyhow::Context;
 use data::{Dataset, DecodeLimits, RgbImage};
@@ -138,13 +139,23 @@ pub(super) fn write(job: &Job<'_>) -> anyhow::Result<()> {
     lines.flush().context("cannot write the detections")?;
     progress.finish();
     let seconds = started.elapsed().as_secs_f64();
+    let seen = dataset.len() - broken;
+    let rate = match seen {
+        0 => String::new(),
+        seen => format!(
+            "; {} photos a second",
+            data::significant(seen as f64 / seconds, 3)
+        ),
+    };
     eprintln!(
-        "{with} of {} photos show {what} with a score above {score}; {} photos a second",
-        dataset.len(),
-        data::significant(dataset.len() as f64 / seconds, 3)
+        "{with} of {} show {what} with a score above {score}{rate}",
+        counted(seen, "photo")
     );
     if broken > 0 {
-        eprintln!("warning: {broken} photos could not be looked at; their lines say why");
+        eprintln!(
+            "warning: {} more could not be looked at; their lines say why",
+            counted(broken, "photo")
+        );
     }
     if let Some((path, sheet)) = job.sheet.map(|(path, _)| path).zip(sheet) {
         match sheet.drawn() {

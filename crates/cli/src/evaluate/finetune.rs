@@ -5,7 +5,7 @@ mod detection;
 
 use super::StageBar;
 use crate::configs::{self, Checks, Kind};
-use crate::failure::Failure;
+use crate::failure::{Failure, check_apart};
 use crate::launch::DevicesArguments;
 use crate::on_event::{EventArguments, EventCommand};
 use crate::output::counted;
@@ -134,6 +134,11 @@ impl<C: Config> Inputs<C> {
         let detector = detector
             .map(|path| config.read_detector(path, &device))
             .transpose()?;
+        for data in [&arguments.train, &arguments.test].into_iter().flatten() {
+            if let Some(out) = &arguments.out {
+                check_apart(data, out)?;
+            }
+        }
         let datasets = match (&arguments.train, &arguments.test) {
             (Some(train), Some(test)) if !arguments.smoke => Some([C::open(train)?, C::open(test)?]),
             _ => None,

@@ -25,7 +25,7 @@ pub(crate) fn of_curation(hint: &Hint) -> String {
             "no answer was discarded; the page lists the names, and so does the table `annotators` of the ledger".to_string()
         }
         Hint::DrawSample => "draw one with `passer curate audit DIR --draw N`".to_string(),
-        Hint::ShowStatus => "`passer curate status DIR` shows which stage dropped them".to_string(),
+        Hint::ShowStatus => "`passer curate status DIR` shows what became of them".to_string(),
         Hint::TakeDown { key } => {
             let key = crate::output::shell_word(key);
             format!("take it down under this key too: `passer curate takedown DIR --keys {key}`")

@@ -41,6 +41,11 @@ pub(crate) fn of_settings(fault: &Fault) -> Option<String> {
                 None => format!("write `{path} = {content}`{open}"),
             }
         }
+        // The sentence names no choice, and the choices may be words or tables.
+        Cure::Choose { path } if fault.to_string().ends_with("` is missing") => format!(
+            "give it too: `passer config keys {}` lists what it may be",
+            path.rsplit('.').next().unwrap_or(path)
+        ),
         Cure::Choose { path } => match edit {
             Some(_) => format!(
                 "set it as a whole, as in `{}`, with one of the names and its keys",

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use burn::tensor::Device;
-use detection::rcnn::{FileOrigin, RcnnFile, to_safetensors};
+use detection::rcnn::{FileOrigin, RcnnFile, TrainedOn, to_safetensors};
 use weights::Checkpoint;
 
 use super::{ConvertArguments, Library, full};
@@ -100,7 +100,7 @@ pub(super) fn convert_detector(
     let mut source = open(&arguments.input)?;
     let checkpoint = Checkpoint::open(&mut source)?;
     let network = file.network(&checkpoint, &mut source, &Device::flex())?;
-    let bytes = to_safetensors(&network, &file.names);
+    let bytes = to_safetensors(&network, &file.names, &TrainedOn::of(&checkpoint));
     make_folder_of(&arguments.out)?;
     data::durable::write(&arguments.out, &bytes).map_err(|error| full(error.into()))?;
     eprintln!("{}", file.config.describe());

@@ -400,6 +400,10 @@ fn dotted(root: &Value, edit: &Edit) -> Option<Cure> {
 pub(super) fn missed<C: DeserializeOwned>(root: &Value, edit: &Edit, miss: &Miss) -> Fault {
     let here = place::path(root, &miss.place);
     let key = miss.key.as_str();
+    // In sentences: as it was typed.
+    let names: Vec<&str> = edit.path.split('.').map(str::trim).collect();
+    let known = names.len().saturating_sub(miss.rest.len() + 1);
+    let named = names.get(..known).unwrap_or_default().join(".");
     let shape = reader::shape::<C>(root);
     let with_rest = |name: &str| {
         let mut path = place::path(root, &with(&miss.place, name));
@@ -421,7 +425,7 @@ pub(super) fn missed<C: DeserializeOwned>(root: &Value, edit: &Edit, miss: &Miss
         (Some(Value::Array(_)), _) if miss.count > 1 => {
             let count = miss.count;
             let message =
-                format!("`{key}` is in the list `{here}` {count} times; name one by its position, from 0");
+                format!("`{key}` is in the list `{named}` {count} times; name one by its position, from 0");
             (message, None)
         }
         (Some(Value::Array(list)), _) => {
@@ -440,13 +444,13 @@ pub(super) fn missed<C: DeserializeOwned>(root: &Value, edit: &Edit, miss: &Miss
                 path: with_rest(name),
             });
             (
-                format!("the list `{here}` has no element `{key}`; {elements}"),
+                format!("the list `{named}` has no element `{key}`; {elements}"),
                 cure,
             )
         }
         (Some(Value::Table(table)), Some(names)) => {
             let present: Vec<String> = table.keys().cloned().collect();
-            let (is, subject) = (and(&present), the(&here));
+            let (is, subject) = (and(&present), the(&named));
             match names.contains(&key) {
                 true => {
                     let message = format!("{subject} is {is} in the config, not `{key}`");
@@ -487,7 +491,11 @@ pub(super) fn missed<C: DeserializeOwned>(root: &Value, edit: &Edit, miss: &Miss
                 let cure = nearest(key, &keys).map(|name| Cure::Nearest {
                     path: with_rest(name),
                 });
-                (no_key(&here, &full, key, &keys), cure)
+                let typed = match named.as_str() {
+                    "" => key.to_string(),
+                    named => format!("{named}.{key}"),
+                };
+                (no_key(&named, &typed, key, &keys), cure)
             }
         }
         (Some(value), names) => {
@@ -496,7 +504,7 @@ pub(super) fn missed<C: DeserializeOwned>(root: &Value, edit: &Edit, miss: &Miss
                 replaced(format!("{{ {key} = {content} }}"))
             });
             (
-                format!("`{here}` is {} in the config and has no keys", shown(value)),
+                format!("`{named}` is {} in the config and has no keys", shown(value)),
                 cure,
             )
         }

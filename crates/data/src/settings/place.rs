@@ -105,6 +105,36 @@ pub(super) fn path(root: &Value, place: &[Step]) -> String {
     words.join(".")
 }
 
+/// The path of a place as it stands in a typed path that leads to `edited`: the part of it that leads there, or the whole
+/// of it and what follows. `None` where no part of it names the place.
+pub(super) fn typed(root: &Value, place: &[Step], edited: &[Step], path: &str) -> Option<String> {
+    let names: Vec<&str> = path.split('.').map(str::trim).collect();
+    if let Some(rest) = place.strip_prefix(edited) {
+        let inside = get(root, edited).map(|value| self::path(value, rest));
+        let rest = inside.filter(|inside| !inside.is_empty());
+        return Some(
+            names
+                .into_iter()
+                .map(str::to_owned)
+                .chain(rest)
+                .collect::<Vec<_>>()
+                .join("."),
+        );
+    }
+    let mut at = 0;
+    for (count, name) in names.iter().enumerate() {
+        if at == place.len() && count > 0 && edited.starts_with(place) {
+            return Some(names[..count].join("."));
+        }
+        // The name of an element of a list stands for its position too.
+        at += match (edited.get(at)?, edited.get(at + 1)) {
+            (Step::Index(index), Some(Step::Key(key))) if key == name && index.to_string() != *name => 2,
+            _ => 1,
+        };
+    }
+    None
+}
+
 /// Puts a value at a typed path, and returns its place. In lists, a number is a position, and a name is the table
 /// of the one element that has it. All tables on the way must exist.
 pub(super) fn put(root: &mut Value, path: &str, value: Value) -> Result<Vec<Step>, Miss> {

@@ -248,3 +248,51 @@ fn the_nearest_key_is_no_cure_where_it_is_a_table_and_the_value_is_none() {
         })
     );
 }
+
+#[test]
+fn a_fault_of_an_edit_names_the_key_as_it_was_typed() {
+    for (path, text, sentence) in [
+        (
+            "views.0.center_crop.sise",
+            "8",
+            "there is no key `views.0.center_crop.sise`: `views.0.center_crop` has no `sise`; keys are `size_px`",
+        ),
+        (
+            "views.center_crop.sise",
+            "8",
+            "there is no key `views.center_crop.sise`: `views.center_crop` has no `sise`; keys are `size_px`",
+        ),
+        (
+            "views.0.center_crop.size_px",
+            "x",
+            "`views.0.center_crop.size_px` must be a whole number, got \"x\"",
+        ),
+        (
+            "accept.0.cout",
+            "8",
+            "there is no key `accept.0.cout`: `accept.0` has no `cout`; keys are `name`, `urls`",
+        ),
+        (
+            "views.0.center_crop.size_px.a",
+            "1",
+            "`views.0.center_crop.size_px` is 8 in the config and has no keys",
+        ),
+        (
+            "accept.0.urls.7",
+            "a",
+            "the list `accept.0.urls` has no element `7`; it has 0, counted from 0",
+        ),
+    ] {
+        assert_eq!(fault("", "", &[(path, text)]).to_string(), sentence);
+    }
+    let edit = Edit {
+        path: "views.0.center_crop.size_px".into(),
+        text: "9".into(),
+    };
+    let refused = |_: &Config| Err("`views.center_crop.size_px` must be 8, got 9".to_string());
+    let fault = read::<Config>(TEXT, &[edit], |_| (), refused).unwrap_err();
+    assert_eq!(
+        fault.to_string(),
+        "`views.0.center_crop.size_px` must be 8, got 9"
+    );
+}

@@ -12,6 +12,7 @@ use weights::Checkpoint;
 use super::config::{ClassSlots, MaskHeadConfig, Neck, Norm, PyramidConfig, RcnnConfig, Version};
 use super::network::Rcnn;
 use super::state::{ClassLayers, read, state_dict, tensors_of};
+use super::trained_on::TrainedOn;
 use crate::error::DetectionError;
 
 /// The key of a safetensors file's metadata under which a detector describes itself.
@@ -166,8 +167,9 @@ impl RcnnFile {
 }
 
 /// The bytes of a safetensors file with torchvision's names of today, which its model of this network loads with
-/// `strict=True`, and from which [`RcnnFile::of`] reads every number again. `names`: of the classes, or none.
-pub fn to_safetensors(network: &Rcnn, names: &[String]) -> Vec<u8> {
+/// `strict=True`, and from which [`RcnnFile::of`] reads every number again. `names`: of the classes, or none; `trained_on`:
+/// the data of its training, which [`TrainedOn::of`] reads.
+pub fn to_safetensors(network: &Rcnn, names: &[String], trained_on: &TrainedOn) -> Vec<u8> {
     let file = RcnnFile {
         config: network.config().clone(),
         names: names.to_vec(),
@@ -178,7 +180,8 @@ pub fn to_safetensors(network: &Rcnn, names: &[String]) -> Vec<u8> {
     let frozen = file.config.backbone_norm == Norm::Frozen;
     // Frozen norms count nothing.
     let batches = |norm: &str| (!(frozen && norm.starts_with("backbone.body."))).then_some(0);
-    weights::to_safetensors(state_dict(network), batches, (ABOUT, about))
+    let about = std::iter::once((ABOUT, about)).chain(trained_on.metadata());
+    weights::to_safetensors(state_dict(network), batches, about)
 }
 
 /// A value as configs have it.
@@ -557,7 +560,7 @@ mod tests {
         {
             let network = config.init(&Init::new(3, &device));
             let names: Vec<String> = (0..5).map(|class| format!("class {class}")).collect();
-            let (mut source, checkpoint) = opened(&to_safetensors(&network, &names));
+            let (mut source, checkpoint) = opened(&to_safetensors(&network, &names, &TrainedOn::default()));
             let file = RcnnFile::of(&checkpoint, &mut source).unwrap();
             assert_eq!((&file.config, &file.names), (&config, &names));
             let again = file.network(&checkpoint, &mut source, &device).unwrap();
@@ -629,7 +632,7 @@ mod tests {
     fn a_file_that_states_other_sizes_than_its_tensors_is_refused() {
         let config = config(18, Version::V1, false);
         let network = config.init(&Init::empty(&Device::flex()));
-        let (mut source, mut checkpoint) = opened(&to_safetensors(&network, &[]));
+        let (mut source, mut checkpoint) = opened(&to_safetensors(&network, &[], &TrainedOn::default()));
         let mut refused = |change: &dyn Fn(&mut RcnnFile)| {
             let mut file = RcnnFile {
                 config: config.clone(),

@@ -1,7 +1,7 @@
 //! Runs a data set through a frozen encoder once: features, labels and keys in the data set's order.
 
 use super::labels::{labels, labels_hash};
-use super::matrix::{Features, Matrix, Origin};
+use super::matrix::{Features, Matrix, Origin, SeenInPretraining};
 use super::resumable::{ResumableFeatures, Unfinished};
 use super::slice::Slice;
 use super::stored;
@@ -10,7 +10,7 @@ use crate::encoder::{Encoder, Tap};
 use crate::error::{Error, io};
 use crate::progress::Event;
 use burn::tensor::Device;
-use data::{Dataset, Loader, LoaderConfig, Order, Transform, ViewGroup};
+use data::{Dataset, Loader, LoaderConfig, Order, Sampled, Transform, ViewGroup};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -101,6 +101,7 @@ impl Extraction<'_> {
                 .map(|((tap, width), values)| (tap.name(), Matrix::new(positions.len(), width, values)))
                 .collect(),
             pixel_hashes: Some(pixel_hashes),
+            seen: self.seen()?,
             ..about(self.dataset, &positions, total - positions.len(), self.origin()?)?
         })
     }
@@ -218,6 +219,7 @@ impl Extraction<'_> {
         let bad_records = total - positions.len();
         let features = Features {
             pixel_hashes: partial.pixel_hashes()?,
+            seen: self.seen()?,
             ..about(self.dataset, &positions, bad_records, origin)?
         };
         Ok(Written {
@@ -233,6 +235,23 @@ impl Extraction<'_> {
         self.encoder.check_transforms("the transforms", self.transforms)?;
         self.encoder.check_taps("features", self.taps)?;
         Ok(in_order(self.dataset, self.transforms, self.data)?.with_pixel_hashes())
+    }
+
+    /// The data set beside the data of the encoder's pretraining.
+    fn seen(&self) -> Result<Option<SeenInPretraining>, Error> {
+        let known = &self.encoder.pretrained_on;
+        if known.fingerprint.is_empty() {
+            return Ok(None);
+        }
+        let sampled = match known.sample.is_empty() {
+            true => Sampled::default(),
+            false => known.sample.compare(&self.dataset.contents()?),
+        };
+        Ok(Some(SeenInPretraining {
+            fingerprint: known.fingerprint.clone(),
+            compared: sampled.compared,
+            in_pretraining: sampled.shared,
+        }))
     }
 
     fn origin(&self) -> Result<Origin, Error> {
@@ -296,6 +315,7 @@ fn about(
         pixel_hashes: None,
         bad_records,
         listing: dataset.listing().clone(),
+        seen: None,
         origin,
     })
 }
@@ -359,6 +379,33 @@ pub(crate) mod tests {
             &Device::flex(),
             &mut |_| {},
         )
+    }
+
+    #[test]
+    fn features_say_how_many_images_the_encoder_was_pretrained_on() {
+        let device = Device::flex();
+        let encoder = || Encoder::new("small", "h", &backbone(0, &device), NORMALIZE);
+        let dataset = |seeds: &[u64]| {
+            let record = |seed: &u64| Dataset::synthetic(1, 9, 9, 0, *seed).read(0).unwrap();
+            Dataset::from_records(seeds.iter().map(record).collect(), vec![])
+        };
+        let seen = |encoder: &Encoder| extracted(encoder, dataset(&[3, 4, 5]), &DATA).unwrap().seen;
+        assert_eq!(seen(&encoder()), None);
+        let pretrained_on = |sample: data::ContentSample| crate::PretrainedOn {
+            fingerprint: "00ff".into(),
+            sample,
+            ..Default::default()
+        };
+        let known = dataset(&[5, 6]).sample().unwrap().clone();
+        for (sample, compared, in_pretraining) in [(known, 3, 1), (data::ContentSample::default(), 0, 0)] {
+            let encoder = encoder().pretrained_on(pretrained_on(sample));
+            let expected = SeenInPretraining {
+                fingerprint: "00ff".into(),
+                compared,
+                in_pretraining,
+            };
+            assert_eq!(seen(&encoder), Some(expected));
+        }
     }
 
     #[test]

@@ -9,13 +9,13 @@
 //! | `pixel_hashes` | u64 `[records]` | XXH64 of the 8-bit pixels that the encoder saw, `[3, height, width]`; absent in files of earlier versions |
 //!
 //! The metadata has one entry, `passer_features`: a JSON object with the version of this layout, the origin,
-//! the class names, the number of skipped records, what became no record and, in a slice, which one it is. It is a single entry
-//! because the format keeps entries in no order, and two runs should write the same bytes.
+//! the class names, the number of skipped records, what became no record, how many records the encoder's pretraining held
+//! and, in a slice, which one it is. It is a single entry because the format keeps entries in no order, and two runs should write the same bytes.
 //!
 //! Rows are read and written in pieces: safetensors' own functions need a whole file, or a whole tensor, in
 //! memory. This file knows one file; `stored.rs` reads whole features, which may be many slices.
 
-use super::matrix::{Features, Labels, Origin};
+use super::matrix::{Features, Labels, Origin, SeenInPretraining};
 use super::slice::Slice;
 use super::work::Work;
 use crate::error::Error;
@@ -55,6 +55,9 @@ pub(super) struct Header {
     /// Absent in files of earlier versions.
     #[serde(default, skip_serializing_if = "Listing::is_empty")]
     pub(super) listing: Listing,
+    /// Absent where nothing is known, and in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) seen: Option<SeenInPretraining>,
     /// Absent where the file holds all records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) slice: Option<Cut>,
@@ -196,6 +199,7 @@ impl Features {
             class_names: self.class_names.clone(),
             bad_records: self.bad_records,
             listing: self.listing.clone(),
+            seen: self.seen.clone(),
             slice,
         };
         let header = serde_json::to_string(&header).map_err(|error| reject(error.to_string()))?;
@@ -231,6 +235,7 @@ impl Contents {
                 class_names: vec![],
                 bad_records: 0,
                 listing: Listing::default(),
+                seen: None,
                 slice: None,
             }),
         })?;
@@ -548,6 +553,11 @@ pub(super) mod tests {
             }]
             .into_iter()
             .collect(),
+            seen: Some(SeenInPretraining {
+                fingerprint: "jkl".into(),
+                compared: 3,
+                in_pretraining: 1,
+            }),
             origin: Origin {
                 encoder: "abc".into(),
                 encoder_name: "resnet18".into(),

@@ -23,6 +23,7 @@ pub(crate) fn index_features(dataset: &Dataset, with_labels: bool) -> Result<Fea
         pixel_hashes: None,
         bad_records: 0,
         listing: dataset.listing().clone(),
+        seen: None,
         origin: Origin::default(),
     })
 }

@@ -108,6 +108,18 @@ impl Origin {
     }
 }
 
+/// A data set beside the data that the encoder was pretrained on, as its file states them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenInPretraining {
+    /// Fingerprint of the pretraining data.
+    pub fingerprint: String,
+    /// Records that the file's sample of these data can show; 0 where it has none.
+    pub compared: usize,
+    /// Those among them that were in the pretraining.
+    pub in_pretraining: usize,
+}
+
 /// Features of a data set, one row per readable record, in the data set's order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Features {
@@ -126,6 +138,9 @@ pub struct Features {
     pub bad_records: usize,
     /// What became no record of the data set, or became one by a guess.
     pub listing: Listing,
+    /// Its images among those of the encoder's pretraining; `None` where the encoder's file does not state these, and for
+    /// features of earlier versions and of other programs.
+    pub seen: Option<SeenInPretraining>,
     /// Where all this came from.
     pub origin: Origin,
 }

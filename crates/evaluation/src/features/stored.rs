@@ -156,6 +156,7 @@ impl Stored {
             pixel_hashes: hashes.map(|hashes| hashes.concat()),
             bad_records,
             listing: header.listing,
+            seen: header.seen,
             origin: header.origin,
         })
     }
@@ -332,6 +333,7 @@ fn in_folder(folder: &Path) -> Result<Stored, Error> {
         first.header.origin = about.origin;
         first.header.class_names = about.class_names;
         first.header.listing = about.listing;
+        first.header.seen = about.seen;
     }
     Ok(Stored {
         first,

@@ -3,7 +3,6 @@
 
 use super::curve::{Curve, CurveLine};
 use super::start::Start;
-use crate::encoder::PretrainedOn;
 use crate::error::Error;
 use crate::features::Records;
 use crate::overlap::{Comparison, Overlap};
@@ -365,12 +364,11 @@ impl Job<'_> {
         if self.options.replicas.rank() > 0 {
             return Ok(None);
         }
-        let pretrained_on = self.start.encoder().map(PretrainedOn::of).unwrap_or_default();
         let compared = Comparison {
             train,
             test: &Arc::clone(&self.test).into(),
             train_fingerprint: self.train.fingerprint(),
-            pretrained_on: &pretrained_on,
+            pretrained_on: &self.start.pretrained_on(),
             most,
             learns: true,
         };

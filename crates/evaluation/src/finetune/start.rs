@@ -1,10 +1,11 @@
 //! What a fine-tuning starts from: nothing, an encoder, or a whole detector with perhaps other classes.
 
+use crate::encoder::PretrainedOn;
 use crate::error::{Error, io};
 use backbones::{BackboneConfig, Init};
 use burn::tensor::{Device, TensorData};
 use data::sha256_of_file;
-use detection::rcnn::{self, ClassLayers, RcnnConfig, RcnnFile};
+use detection::rcnn::{self, ClassLayers, RcnnConfig, RcnnFile, TrainedOn};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
@@ -34,6 +35,8 @@ pub struct LoadedDetector {
     pub class_layers: ClassLayers,
     /// The network's number of classes.
     pub classes: usize,
+    /// The data of its training, as far as its file says.
+    pub trained_on: TrainedOn,
     /// By torchvision's names.
     pub(super) weights: BTreeMap<String, TensorData>,
 }
@@ -69,6 +72,7 @@ impl LoadedDetector {
             file_hash: sha256_of_file(path)?.hex(),
             class_layers,
             classes: network.classes,
+            trained_on: TrainedOn::of(&checkpoint),
             weights,
         })
     }
@@ -89,6 +93,19 @@ impl Start<'_> {
         match self {
             Self::Encoder(encoder) => Some(encoder),
             Self::Scratch | Self::Detector(_) => None,
+        }
+    }
+
+    /// The data that it was trained on, as far as its file says.
+    pub(super) fn pretrained_on(&self) -> PretrainedOn {
+        match self {
+            Self::Scratch => PretrainedOn::default(),
+            Self::Encoder(encoder) => PretrainedOn::of(encoder),
+            Self::Detector(detector) => PretrainedOn {
+                network: "detector",
+                fingerprint: detector.trained_on.fingerprint.clone(),
+                sample: detector.trained_on.sample.clone(),
+            },
         }
     }
 

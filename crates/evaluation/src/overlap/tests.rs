@@ -1,6 +1,7 @@
 //! What two sets share, counted and told.
 
 use super::*;
+use crate::features::SeenInPretraining;
 use crate::testing::features;
 use data::{ContentSample, Dataset, Record};
 
@@ -75,6 +76,7 @@ fn what_an_encoder_was_pretrained_on_is_told_as_far_as_its_file_says() {
             test: &test,
             train_fingerprint: train.fingerprint(),
             pretrained_on: &PretrainedOn {
+                network: "encoder",
                 fingerprint: fingerprint.to_string(),
                 sample: sample.clone(),
             },
@@ -93,11 +95,11 @@ fn what_an_encoder_was_pretrained_on_is_told_as_far_as_its_file_says() {
         (Pretraining::OtherData, None)
     );
     assert_eq!(
-        of(train.fingerprint(), train.sample(), Some(0.0)).unwrap(),
+        of(train.fingerprint(), train.sample().unwrap(), Some(0.0)).unwrap(),
         (Pretraining::TrainingSet, None)
     );
     assert_eq!(
-        of(test.fingerprint(), test.sample(), None).unwrap(),
+        of(test.fingerprint(), test.sample().unwrap(), None).unwrap(),
         (Pretraining::TestSet, None)
     );
     let error = of(test.fingerprint(), &none, Some(0.5)).unwrap_err().to_string();
@@ -107,16 +109,70 @@ fn what_an_encoder_was_pretrained_on_is_told_as_far_as_its_file_says() {
     );
     // A part of the test set among other pictures.
     assert_eq!(
-        of(others.fingerprint(), others.sample(), Some(0.5)).unwrap(),
+        of(others.fingerprint(), others.sample().unwrap(), Some(0.5)).unwrap(),
         (Pretraining::OtherData, Some((4, 2)))
     );
-    let error = of(others.fingerprint(), others.sample(), Some(0.4))
+    let error = of(others.fingerprint(), others.sample().unwrap(), Some(0.4))
         .unwrap_err()
         .to_string();
     assert!(
         error.contains("pretrained on 2 of the 4 test images, more than"),
         "{error}"
     );
+}
+
+#[test]
+fn what_a_detector_was_trained_on_is_told_of_the_detector() {
+    let (train, test) = (records("a", &[1, 2]), records("b", &[3, 4]));
+    let comparison = Comparison {
+        train: &train,
+        test: &test,
+        train_fingerprint: train.fingerprint(),
+        pretrained_on: &PretrainedOn {
+            network: "detector",
+            fingerprint: "00ff".into(),
+            sample: records("c", &[4, 9]).sample().unwrap().clone(),
+        },
+        most: Some(0.4),
+        learns: true,
+    };
+    assert_eq!(
+        comparison.check().unwrap_err().to_string(),
+        "the detector was trained on 1 of the 2 test images, more than `max_shared_fraction` = 0.4 allows"
+    );
+}
+
+#[test]
+fn features_know_what_their_encoder_was_pretrained_on() {
+    let train = features(1, vec![1.0, 2.0], vec![0, 1]);
+    let mut test = features(1, vec![3.0, 4.0, 5.0, 6.0], vec![0, 1, 0, 1]);
+    let of = |test: &Features, most| of_features(&train, test, most, true);
+    assert_eq!(of(&test, None).unwrap().pretraining, Pretraining::NotStated);
+    test.seen = Some(SeenInPretraining {
+        fingerprint: "00ff".into(),
+        compared: 4,
+        in_pretraining: 3,
+    });
+    test.origin.fingerprint = "0f".into();
+    let overlap = of(&test, None).unwrap();
+    assert_eq!(
+        (overlap.pretraining, overlap.pretraining_sample),
+        (
+            Pretraining::OtherData,
+            Some(PretrainingSample {
+                test_compared: 4,
+                test_in_pretraining: 3,
+            })
+        )
+    );
+    assert_eq!(
+        of(&test, Some(0.5)).unwrap_err().to_string(),
+        "the encoder was pretrained on 3 of the 4 test images, more than `max_shared_fraction` = 0.5 allows"
+    );
+    // The test set itself.
+    test.origin.fingerprint = "00ff".into();
+    assert_eq!(of(&test, None).unwrap().pretraining, Pretraining::TestSet);
+    assert!(of(&test, Some(0.5)).is_err());
 }
 
 #[test]

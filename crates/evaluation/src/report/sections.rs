@@ -45,13 +45,16 @@ pub(crate) fn value(outcome: &Outcome) -> String {
     let uncertainty = outcome
         .uncertainty()
         .map_or_else(String::new, |off| format!(" ± {:.digits$}", scale * off));
-    format!("{:.digits$}{uncertainty}{unit}", scale * outcome.value)
+    match (outcome.is_share(), uncertainty.as_str()) {
+        (true, "") => data::percent(outcome.value, digits),
+        _ => format!("{:.digits$}{uncertainty}{unit}", scale * outcome.value),
+    }
 }
 
 fn percent(part: usize, whole: usize) -> String {
     match whole {
         0 => "–".into(),
-        whole => format!("{:.1} %", 100.0 * part as f64 / whole as f64),
+        whole => data::percent(part as f64 / whole as f64, 1),
     }
 }
 
@@ -255,7 +258,7 @@ pub(crate) fn mistakes(content: &Content<'_>, predictions: &Predictions) -> Mark
             let alternative = format!("{} of class {truth}, taken for {taken}", key(content.test, *row));
             let caption = html! {
                 "is " (shortened(truth, 40)) ", taken for " span class="wrong" { (shortened(taken, 40)) }
-                (format!(" ({:.0} %)", 100.0 * share))
+                (format!(" ({})", data::percent(share, 0)))
             };
             Some(html! { li { (figure("", &picture, &alternative, &caption)) } })
         })

@@ -74,7 +74,9 @@ pub fn replay<O: Objective, C: ObjectiveSection>(
     which: StepsToReplay,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Replayed, Error> {
-    let plan = Plan::new(objective, config, dataset, options)?;
+    // The run has warned of its settings, most of which mean nothing to a replay: it writes no checkpoint and no log.
+    let silent = tracing::subscriber::NoSubscriber::default();
+    let plan = tracing::subscriber::with_default(silent, || Plan::new(objective, config, dataset, options))?;
     let run_path = &options.out;
     super::run_directory::check_data(run_path, plan.dataset.fingerprint())?;
     let last = last_step(run_path, which)?;

@@ -78,6 +78,8 @@ pub enum LayoutError {
         layout: &'static str,
         /// The available networks.
         content: String,
+        /// The one that it holds, if it is one of the two.
+        held: Option<Role>,
     },
     /// Two of its tensors have the same name here.
     #[error("two tensors of this file are {name} of the network ({layout})")]
@@ -99,7 +101,7 @@ impl LayoutError {
                 more: 0,
             }),
             Self::Family { .. } => Some(Hint::OmitName),
-            Self::Role { role, .. } => Some(Hint::ChooseOther(*role)),
+            Self::Role { held, .. } => Some(Hint::ChooseRole(*held)),
             Self::Twice { .. } => None,
         }
     }
@@ -290,7 +292,8 @@ fn chosen<'a>(
 
 /// The error for a file without a network of this role.
 fn lacks(role: Role, layout: &Layout, candidates: &[Candidate<'_>]) -> LayoutError {
-    let content = match candidates.iter().find_map(|candidate| candidate.location.role) {
+    let held = candidates.iter().find_map(|candidate| candidate.location.role);
+    let content = match held {
         Some(only) => format!("holds the {} alone, or no {} that fits", only.name(), role.name()),
         None => "holds one network, neither student nor teacher".to_owned(),
     };
@@ -298,6 +301,7 @@ fn lacks(role: Role, layout: &Layout, candidates: &[Candidate<'_>]) -> LayoutErr
         role,
         layout: layout.name,
         content,
+        held: held.filter(|held| *held != role),
     }
 }
 

@@ -44,7 +44,11 @@ impl Config for finetune::Config {
     }
 
     fn note(line: &ValidationLine) -> (usize, String) {
-        let note = format!("epoch {} validation top1 {:.2} %", line.epoch, 100.0 * line.top1);
+        let note = format!(
+            "epoch {} validation top1 {}",
+            line.epoch,
+            data::percent(line.top1, 2)
+        );
         (line.step, note)
     }
 }

@@ -38,8 +38,7 @@ impl Config for detection::Config {
     }
 
     fn note(line: &EvaluationLine) -> (usize, String) {
-        let percent =
-            |value: Option<f64>| value.map_or("none".into(), |value| format!("{:.2} %", 100.0 * value));
+        let percent = |value: Option<f64>| value.map_or("none".into(), |value| data::percent(value, 2));
         let mut note = format!(
             "{}: box AP {} AP50 {}",
             line.on,

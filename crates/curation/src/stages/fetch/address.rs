@@ -159,10 +159,13 @@ fn absolute(scheme: &'static str, rest: &str) -> Result<Address, String> {
     let rest = rest.trim_start_matches(is_slash);
     let end = rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    // `user@host` is not the address of a photo, and would send a stranger's text as a password.
-    if authority.contains('@') {
-        return Err("it holds a user's name".to_owned());
-    }
+    let authority = match authority.rsplit_once('@') {
+        None => authority,
+        // Neither a name nor a password: browsers leave it out.
+        Some(("" | ":", authority)) => authority,
+        // `user@host` is not the address of a photo, and would send a stranger's text as a password.
+        Some(_) => return Err("it holds a user's name".to_owned()),
+    };
     let (host, port) = match authority.rfind(':') {
         Some(colon) if !authority[colon..].contains(']') => (&authority[..colon], &authority[colon + 1..]),
         _ => (authority, ""),
@@ -248,6 +251,13 @@ fn host_of(text: &str) -> Result<String, String> {
     }
     let mut labels = vec![];
     for label in mapped.split('.') {
+        if let Some(encoded) = label.strip_prefix("xn--") {
+            let is_name =
+                |name: &String| !name.is_ascii() && !name.contains(needs_more) && punycode(name) == encoded;
+            if decoded_punycode(encoded).filter(is_name).is_none() {
+                return wrong("has a part with `xn--` that stands for no international name");
+            }
+        }
         labels.push(match label.is_ascii() {
             true => label.to_owned(),
             false => format!("xn--{}", punycode(label)),
@@ -356,9 +366,50 @@ fn punycode(label: &str) -> String {
     out
 }
 
-/// Whether `X-Robots-Tag` headers forbid training on the photo: `noai` or `noimageai`, for all programs or for
-/// the one that `user_agent` names.
-pub(super) fn forbids_ai(headers: &HeaderMap, user_agent: &str) -> bool {
+/// The label that [`punycode`] encodes; `None` where there is none.
+fn decoded_punycode(text: &str) -> Option<String> {
+    const BASE: u32 = 36;
+    let (plain, digits) = text.rsplit_once('-').unwrap_or(("", text));
+    let mut letters: Vec<char> = plain.chars().collect();
+    let mut digits = digits.bytes().peekable();
+    let (mut next, mut at, mut bias, mut is_first) = (128u32, 0u32, 72u32, true);
+    while digits.peek().is_some() {
+        let (before, mut weight, mut k) = (at, 1u32, BASE);
+        loop {
+            let digit = match digits.next()? {
+                letter @ b'a'..=b'z' => u32::from(letter - b'a'),
+                number @ b'0'..=b'9' => u32::from(number - b'0') + 26,
+                _ => return None,
+            };
+            at = at.checked_add(digit.checked_mul(weight)?)?;
+            let threshold = k.saturating_sub(bias).clamp(1, 26);
+            if digit < threshold {
+                break;
+            }
+            weight = weight.checked_mul(BASE - threshold)?;
+            k += BASE;
+        }
+        let count = u32::try_from(letters.len()).ok()? + 1;
+        let mut spread = (at - before) / if is_first { 700 } else { 2 };
+        spread += spread / count;
+        let mut steps = 0;
+        while spread > 455 {
+            spread /= 35;
+            steps += BASE;
+        }
+        bias = steps + 36 * spread / (spread + 38);
+        is_first = false;
+        next = next.checked_add(at / count)?;
+        at %= count;
+        letters.insert(at as usize, char::from_u32(next)?);
+        at += 1;
+    }
+    Some(letters.into_iter().collect())
+}
+
+/// The `X-Robots-Tag` header that forbids training on the photo, if there is one: `noai` or `noimageai`, for all programs or
+/// for the one that `user_agent` names.
+pub(super) fn forbids_ai(headers: &HeaderMap, user_agent: &str) -> Option<String> {
     /// Rules with a value, whose name is not that of a program.
     const VALUED: [&str; 4] = [
         "max-snippet",
@@ -367,8 +418,8 @@ pub(super) fn forbids_ai(headers: &HeaderMap, user_agent: &str) -> bool {
         "unavailable_after",
     ];
     let me = user_agent.split(['/', ' ']).next().unwrap_or_default();
-    headers.get_all("x-robots-tag").iter().any(|line| {
-        let line = String::from_utf8_lossy(line.as_bytes()).to_ascii_lowercase();
+    let forbids = |line: &str| {
+        let line = line.to_ascii_lowercase();
         // `program: rule, rule`: the name holds to the end of the line.
         let mut mine = true;
         line.split([',', ';']).any(|rule| {
@@ -384,6 +435,11 @@ pub(super) fn forbids_ai(headers: &HeaderMap, user_agent: &str) -> bool {
             };
             mine && matches!(rule.trim(), "noai" | "noimageai")
         })
+    };
+    let mut lines = headers.get_all("x-robots-tag").iter();
+    lines.find_map(|line| {
+        let line = String::from_utf8_lossy(line.as_bytes());
+        forbids(&line).then(|| line.trim().to_owned())
     })
 }
 
@@ -446,6 +502,14 @@ mod tests {
                 "http://Straße.example/a.jpg",
                 "http://xn--strae-oqa.example/a.jpg",
             ),
+            // Encoded already, and neither a name nor a password.
+            (
+                "http://XN--BCHER-KVA.example/a.jpg",
+                "http://xn--bcher-kva.example/a.jpg",
+            ),
+            ("http://xn--n3h.example/a.jpg", "http://xn--n3h.example/a.jpg"),
+            ("http://@h/a.jpg", "http://h/a.jpg"),
+            ("http://:@h:81/a.jpg", "http://h:81/a.jpg"),
         ] {
             assert_eq!(one(text), expected, "{text}");
         }
@@ -469,9 +533,35 @@ mod tests {
             // A sign that is two and a slash in one form would lead to another host.
             ("http://host℀.example/a.jpg", "has signs that hosts do not have"),
             ("//user@host/a.jpg", "it holds a user's name"),
+            ("http://@@host/a.jpg", "it holds a user's name"),
+            ("http://:word@host/a.jpg", "it holds a user's name"),
+            // No digits, digits of nothing, ASCII in disguise, a sign that nobody sees, and digits that overflow.
+            ("http://xn--.example/a.jpg", "stands for no international name"),
+            ("http://xn--a.example/a.jpg", "stands for no international name"),
+            (
+                "http://a.xn--bcher-.example/a.jpg",
+                "stands for no international name",
+            ),
+            ("http://xn--ab-g1t/a.jpg", "stands for no international name"),
+            ("http://xn--99999999999/a.jpg", "stands for no international name"),
         ] {
             let error = read(text, None).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn punycode_is_decoded() {
+        for label in [
+            "bücher",
+            "☃",
+            "日本",
+            "straße",
+            "οδος",
+            "испытание",
+            "a\u{308}b-c-ü",
+        ] {
+            assert_eq!(decoded_punycode(&punycode(label)).as_deref(), Some(label));
         }
     }
 
@@ -555,7 +645,7 @@ mod tests {
                 headers.append("x-robots-tag", line.parse().unwrap());
             }
             assert_eq!(
-                forbids_ai(&headers, "passer-curate/0.1 (me)"),
+                forbids_ai(&headers, "passer-curate/0.1 (me)").is_some(),
                 expected,
                 "{lines:?}"
             );

@@ -280,6 +280,7 @@ impl Client {
         let end = Instant::now() + Duration::from_secs_f64(self.config.timeout_s);
         let mut at = address.clone();
         let mut redirects = 0;
+        let mut forbidden = None;
         fetched.noai = false;
         let mut response = loop {
             if stopped() {
@@ -298,12 +299,30 @@ impl Client {
                 .build();
             let response = match request.call() {
                 Ok(response) => response,
-                Err(error) => return refused(&error),
+                Err(error) => return self.refused_by(&error, (redirects > 0).then_some(&at)),
             };
-            fetched.noai |= address::forbids_ai(response.headers(), &self.config.user_agent);
+            if forbidden.is_none() {
+                forbidden = address::forbids_ai(response.headers(), &self.config.user_agent)
+                    .map(|line| format!("`X-Robots-Tag: {line}` at `{text}`"));
+            }
+            fetched.noai = forbidden.is_some();
             let location = match response.status().as_u16() {
                 301 | 302 | 303 | 307 | 308 if self.config.max_redirects > 0 => {
-                    response.headers().get("location").cloned()
+                    let mut all = response.headers().get_all("location").iter();
+                    let first = all.next().cloned();
+                    // As browsers do it: nobody can say which of two is meant.
+                    if let Some((first, other)) = first
+                        .as_ref()
+                        .and_then(|first| Some((first, all.find(|other| *other != first)?)))
+                    {
+                        let [first, other] = [first, other].map(|to| String::from_utf8_lossy(to.as_bytes()));
+                        fetched.status = Some(response.status().as_u16());
+                        return Attempt::Gone {
+                            reason: "bad_address".to_string(),
+                            detail: Some(format!("redirected to two addresses, `{first}` and `{other}`")),
+                        };
+                    }
+                    first
                 }
                 _ => None,
             };
@@ -319,7 +338,12 @@ impl Client {
             };
             if redirects >= self.config.max_redirects {
                 fetched.status = Some(response.status().as_u16());
-                return Attempt::gone("too_many_redirects");
+                return Attempt::Gone {
+                    reason: "too_many_redirects".to_string(),
+                    detail: Some(format!(
+                        "after {redirects} of them it is at `{text}`, which redirects again"
+                    )),
+                };
             }
             redirects += 1;
             at = match at.redirected(location.as_bytes()) {
@@ -337,7 +361,10 @@ impl Client {
         let status = response.status().as_u16();
         match status {
             200 if fetched.noai && self.config.robots_noai == Some(NoAi::Drop) => {
-                return Attempt::gone("noai");
+                return Attempt::Gone {
+                    reason: "noai".to_string(),
+                    detail: forbidden,
+                };
             }
             200 => {}
             408 | 425 | 429 | 500..=599 => {
@@ -345,6 +372,12 @@ impl Client {
                     reason: format!("http_{status}"),
                     detail: format!("the host answers {status}"),
                     pause: retry_after(&response),
+                };
+            }
+            301 | 302 | 303 | 307 | 308 if self.config.max_redirects > 0 => {
+                return Attempt::Gone {
+                    reason: format!("http_{status}"),
+                    detail: Some("the host redirects without saying where (`Location`)".to_string()),
                 };
             }
             _ => return Attempt::gone(format!("http_{status}")),
@@ -357,6 +390,36 @@ impl Client {
             return Attempt::gone("too_many_bytes");
         }
         self.save(&mut response, path, stopped)
+    }
+
+    /// The outcome of a request without a response; `redirected` is its address where a redirect led there.
+    fn refused_by(&self, error: &ureq::Error, redirected: Option<&Address>) -> Attempt {
+        let detail = match error {
+            ureq::Error::Timeout(_) => format!("no whole response within {} s", self.config.timeout_s),
+            error => error.to_string(),
+        };
+        let detail = match redirected {
+            Some(address) => format!("redirected to `{address}`: {detail}"),
+            None => detail,
+        };
+        let gone = |reason: &str| Attempt::Gone {
+            reason: reason.to_string(),
+            detail: Some(detail.clone()),
+        };
+        let reason = match error {
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) => return gone("bad_address"),
+            ureq::Error::Other(inner) if inner.is::<PrivateAddress>() => return gone("private_address"),
+            ureq::Error::Timeout(_) => "timeout",
+            ureq::Error::HostNotFound => "no_such_host",
+            ureq::Error::Io(_) if is_unknown_host(&detail) => "no_such_host",
+            ureq::Error::Io(_) | ureq::Error::ConnectionFailed => "no_connection",
+            _ => "bad_answer",
+        };
+        Attempt::Again {
+            reason: reason.to_string(),
+            detail,
+            pause: None,
+        }
     }
 
     /// Streams a body to disk: memory stays constant for any announced length.
@@ -434,6 +497,17 @@ impl Client {
     }
 }
 
+/// Whether the resolver says that nobody has this name: glibc's, musl's and macOS's words. Other failures of it may pass.
+fn is_unknown_host(message: &str) -> bool {
+    [
+        "Name or service not known",
+        "Name does not resolve",
+        "nodename nor servname provided",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
 /// Reads the short body of a redirect, so that its connection can be used again.
 fn drain(response: Response<ureq::Body>) {
     const SHORT: u64 = 16 << 10;
@@ -451,28 +525,19 @@ fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
     Some(Duration::from_secs(text.trim().parse().ok()?))
 }
 
-/// The outcome of a request without a response.
-fn refused(error: &ureq::Error) -> Attempt {
-    let reason = match error {
-        ureq::Error::BadUri(_) | ureq::Error::Http(_) => return Attempt::gone("bad_address"),
-        ureq::Error::Other(inner) if inner.is::<PrivateAddress>() => {
-            return Attempt::gone("private_address");
-        }
-        ureq::Error::Timeout(_) => "timeout",
-        ureq::Error::HostNotFound => "no_such_host",
-        ureq::Error::Io(_) | ureq::Error::ConnectionFailed => "no_connection",
-        _ => "bad_answer",
-    };
-    Attempt::Again {
-        reason: reason.to_string(),
-        detail: error.to_string(),
-        pause: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_nobody_has_is_no_failure_of_the_network() {
+        let io =
+            |words: &str| std::io::Error::other(format!("failed to lookup address information: {words}"));
+        assert!(is_unknown_host(&io("Name or service not known").to_string()));
+        assert!(!is_unknown_host(
+            &io("Temporary failure in name resolution").to_string()
+        ));
+    }
 
     #[test]
     fn only_public_addresses_are_asked() {

@@ -14,6 +14,8 @@ use crate::sources::{Columns, SourceConfig, TableConfig};
 use crate::stages::license::{License, LicenseConfig};
 use crate::verbs::run::{RunOptions, run};
 
+mod causes;
+
 /// A server whose response to each path follows its name, and that counts requests.
 pub(crate) struct Server {
     pub(crate) address: String,
@@ -161,6 +163,23 @@ fn serve(mut stream: TcpStream, seen: &Seen) -> std::io::Result<()> {
                 bytes.extend(b"\r\n\r\nMoved");
                 (bytes, false)
             }
+            "twice" => (
+                answer(
+                    "302 Found",
+                    "Location: /good-1.jpg\r\nLocation: /good-2.jpg\r\n",
+                    b"",
+                ),
+                false,
+            ),
+            "same" => (
+                answer(
+                    "302 Found",
+                    "Location: /good-1.jpg\r\nLocation: /good-1.jpg\r\n",
+                    b"",
+                ),
+                false,
+            ),
+            "whither" => (answer("302 Found", "", b""), false),
             "noai" => (answer("200 OK", "X-Robots-Tag: noindex, noai\r\n", &body), false),
             "others" => (answer("200 OK", "X-Robots-Tag: otherbot: noai\r\n", &body), false),
             "gone" => (
@@ -209,6 +228,11 @@ fn serve(mut stream: TcpStream, seen: &Seen) -> std::io::Result<()> {
             "together" => {
                 seen.together.wait();
                 (good, false)
+            }
+            // Sends no response at all.
+            "never" => {
+                let _ = reader.read_line(&mut request);
+                (Vec::new(), true)
             }
             "garbage" => (b"\x00\x01 hello\r\n\r\n".to_vec(), true),
             "hangup" => (Vec::new(), true),
@@ -536,6 +560,7 @@ fn addresses_and_redirects_are_read_as_browsers_read_them() {
         ("to_latin", to("/good-\u{e4}.jpg").replace("%C3%A4", "%E4")),
         ("to_ftp", to("ftp://a/b")),
         ("to_user", to("http://user:word@127.0.0.1/x")),
+        ("same", format!("{}/same-1.jpg", server.address)),
     ];
     let rows: Vec<(String, String)> = rows.map(|(key, address)| (key.to_string(), address)).into();
     let config = config(folder.path(), &rows, fetch_config());

@@ -115,10 +115,7 @@ fn a_sample_is_drawn_labeled_and_tells_how_many_people_are_left() {
     let later = audit(None);
     assert!(!later.samples[0].current && later.samples[0].estimate.is_none());
     let error = super::audit(&out, options(&stop, Some((10, 1)))).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "stage `audit`: a sample must be 1 to 8 photos, got 10"
-    );
+    assert_eq!(error.to_string(), "audit: a sample must be 1 to 8 photos, got 10");
 }
 
 #[test]

@@ -434,10 +434,25 @@ fn contents_are_those_of_the_images_and_nothing_is_read_again() {
     let part = Dataset::part(&Arc::new(data), vec![3, 1]).unwrap();
     assert_eq!(part.contents().unwrap(), Contents(vec![expected[3], expected[1]]));
 
+    // Of a part it is that of its records alone.
+    let sampled = part.sample().unwrap().compare(&contents);
+    assert_eq!((sampled.compared, sampled.shared), (5, 2));
+    let synthetic = Arc::new(Dataset::synthetic(4, 8, 8, 0, 0));
+    assert!(
+        Dataset::part(&synthetic, vec![1])
+            .unwrap()
+            .sample()
+            .unwrap()
+            .is_empty()
+    );
+
     // The sample of a small set is all of it, and the same in both.
-    let sampled = packed.sample().compare(&contents);
+    let sampled = packed.sample().unwrap().compare(&contents);
     assert_eq!((sampled.compared, sampled.shared), (5, 5));
-    assert_eq!(open(folder.path()).unwrap().sample(), packed.sample());
+    assert_eq!(
+        open(folder.path()).unwrap().sample().unwrap(),
+        packed.sample().unwrap()
+    );
 
     // Without the photos: the index is enough. Without the index: the photos are.
     let data = open(folder.path()).unwrap();

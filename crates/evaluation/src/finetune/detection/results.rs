@@ -4,9 +4,9 @@ use super::Settings;
 use super::score::{BoxScores, EvaluationSet, Found, Scores};
 use crate::error::Error;
 use crate::result::Score;
-use data::durable;
+use data::{Dataset, durable};
 use detection::metrics::{CocoScores, Interval, Intervals, Kind, results_json};
-use detection::rcnn::{Rcnn, RcnnConfig, to_safetensors};
+use detection::rcnn::{Rcnn, RcnnConfig, TrainedOn, to_safetensors};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -17,11 +17,16 @@ pub(super) const DETECTOR: &str = "detector.safetensors";
 pub(super) fn write_files(
     out: &Path,
     network: &Rcnn,
-    names: &[String],
+    train: &Dataset,
     found: &Found,
     set: &EvaluationSet,
 ) -> Result<(), Error> {
-    durable::write(&out.join(DETECTOR), &to_safetensors(network, names))?;
+    let names = train.class_names();
+    let trained_on = TrainedOn {
+        fingerprint: train.fingerprint().to_string(),
+        sample: train.sample()?.clone(),
+    };
+    durable::write(&out.join(DETECTOR), &to_safetensors(network, names, &trained_on))?;
     let mut kinds = vec![("detections-boxes.json", Kind::Boxes)];
     if network.config().masks.is_some() {
         kinds.push(("detections-masks.json", Kind::Masks));

@@ -172,7 +172,7 @@ impl Task for Tuning<'_> {
     ) -> Result<Vec<Outcome>, Error> {
         let (job, settings) = (self.job, &self.config.objective);
         let names = job.train.class_names();
-        write_files(&job.options.out, network, names, found, &self.test)?;
+        write_files(&job.options.out, network, &job.train, found, &self.test)?;
         let mut details = details(&self.config);
         let best = curve.best().filter(|_| settings.keeps_best());
         let (step, chosen_on) = match best {

@@ -394,6 +394,12 @@ fn a_cascade_learns_with_losses_of_each_stage_and_starts_one_of_other_classes() 
     other.classes = 5;
     let file = out.join("detector.safetensors");
     let loaded = crate::finetune::LoadedDetector::read(&file, &other, &Device::flex()).unwrap();
+    // Its data go with it, and with the encoder in it, although the run learned from a part of them.
+    let (train, whole) = (&loaded.trained_on, drawn(13, 0));
+    assert_eq!(train.fingerprint, whole.fingerprint());
+    assert_eq!(&train.sample, whole.sample().unwrap());
+    let encoder = training::read_encoder(&out, &Default::default(), &Device::flex()).unwrap();
+    assert!(!encoder.sample().is_empty());
     let has = |name: &str| loaded.weights.contains_key(name);
     assert!(has("roi_heads.cascade.1.box_predictor.bbox_pred.weight"));
     assert!(!has("roi_heads.cascade.1.box_predictor.cls_score.weight"));
