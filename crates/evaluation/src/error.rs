@@ -113,7 +113,7 @@ pub enum Error {
     },
 
     /// A fine-tuning to resume whose earlier evaluations are lost.
-    #[error("`{}` has {found} evaluations up to step {step}, must have {expected}: without them, the best network is not known", path.display())]
+    #[error("`{}` must have {expected} evaluations up to step {step}, got {found}: the others are lost", path.display())]
     CurveCut {
         /// The file.
         path: PathBuf,
