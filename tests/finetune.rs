@@ -101,7 +101,7 @@ fn kills_change_neither_weights_nor_curve_nor_score() {
     std::fs::write(&curve, cut).unwrap();
     let error = refusal(finetune(&photos, &killed, &["--resume"]));
     assert!(
-        error.contains("validation.jsonl` has 2 evaluations up to step") && error.contains("must have 6"),
+        error.contains("validation.jsonl` must have 6 evaluations up to step") && error.contains("got 2"),
         "{error}"
     );
 }

@@ -601,7 +601,9 @@ impl Error {
             Self::Diverged { .. } => {
                 "lower the learning rates (`learning_rate_per_256`, in grids `learning_rates_per_256`); `linear-cached` can also bring the features to scale (`scaling = \"standardize\"`)"
             }
-            Self::CurveCut { .. } => "put the file back from a copy, or start again in another run directory",
+            Self::CurveCut { .. } => {
+                "without them the best network is not known: put the file back from a copy, or start again in another run directory"
+            }
             Self::EncoderChanged { .. } => "this is a fault of the program; please report it",
             _ => return None,
         })
