@@ -12,8 +12,6 @@ mod command_line;
 mod configs;
 /// Curation from outside: filter, kill, resume, release, take down.
 mod curate;
-/// Files of a run that were cut or damaged.
-mod damage;
 /// Fine-tuning of detectors: kill and resume, starts, errors.
 mod detectors;
 /// The content of the pages: links, paths, TOML, commands.
