@@ -265,9 +265,7 @@ pub(crate) fn of_training(error: &training::Error) -> Option<String> {
         Hint::NameSteps => {
             "say which steps to run again: `--step S` those from the nearest checkpoint to step S, `--first N` the first N"
         }
-        Hint::RestoreFile => {
-            "put the file back from a copy; or use another `--out`, where a pretraining can start with the weights of the newest checkpoint (`--start RUN`)"
-        }
+        Hint::RestoreFile => "put the file back, or use another `--out`",
         Hint::CalmerTraining(captured) => {
             let calmer = "lower the optimizer's `learning_rate_per_256`, or raise the objective's temperature if it has one, and \
                           start again with another `--out`";

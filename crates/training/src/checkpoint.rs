@@ -15,7 +15,6 @@ use data::{FileError, durable};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 /// The folder of a run's checkpoints.
@@ -355,41 +354,6 @@ impl Files {
     }
 }
 
-/// Compares `encoder.safetensors` of a checkpoint with the checksum that was written with it. Files of earlier versions, which
-/// have none, and those that lie in no checkpoint pass.
-///
-/// # Errors
-/// A file that is missing, cannot be read, or has other bytes.
-pub(crate) fn check_encoder(checkpoint: &Path) -> Result<(), Error> {
-    let position = match fs::read(checkpoint.join(POSITION)) {
-        Ok(text) => serde_json::from_slice::<Position>(&text).ok(),
-        Err(_) => None,
-    };
-    let Some(expected) = position.and_then(|position| position.checksums.get(ENCODER).copied()) else {
-        return Ok(());
-    };
-    let path = checkpoint.join(ENCODER);
-    let reason = match checksum(&path) {
-        Ok(found) if found == expected => return Ok(()),
-        Ok(_) => "damaged: its bytes are not those that were written",
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "damaged: the file is missing",
-        Err(error) => return Err(FileError::new("read", &path)(error).into()),
-    };
-    Err(refused(checkpoint, ENCODER, reason.into()))
-}
-
-/// The CRC-32 of a file.
-fn checksum(path: &Path) -> std::io::Result<u32> {
-    let (mut file, mut hasher) = (fs::File::open(path)?, crc32fast::Hasher::new());
-    let mut part = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut part)? {
-            0 => return Ok(hasher.finalize()),
-            length => hasher.update(&part[..length]),
-        }
-    }
-}
-
 /// Whichever tensors of a checkpoint the modules have, by path and shape, and the paths of those that keep their values.
 /// Not the optimizer's: it starts anew.
 ///
@@ -542,9 +506,6 @@ pub(crate) fn load<S: Module, T: Module>(
     let names: Vec<&str> = [STUDENT, STATE, OPTIMIZER].into_iter().chain(watched).collect();
     let files = Files::read(checkpoint, &names)?;
     let loaded = files.load(&checkpoint.path, student, state, optimizer)?;
-    if let Err(error) = check_encoder(&checkpoint.path) {
-        tracing::warn!("{error}; the run resumes without it, and this checkpoint cannot be evaluated");
-    }
     if loaded.position.step != checkpoint.step {
         return Err(Error::Checkpoint {
             path: checkpoint.path.join(POSITION),

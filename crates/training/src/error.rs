@@ -129,15 +129,6 @@ pub enum Error {
         missing: &'static str,
     },
 
-    /// A file that identifies a run's checkpoints and no longer says anything.
-    #[error("`{}`, which says whose the checkpoints are, is damaged: {reason}", path.display())]
-    RunFileDamaged {
-        /// The file.
-        path: PathBuf,
-        /// The fault.
-        reason: String,
-    },
-
     /// Weights with NaN or infinity despite a finite loss; no checkpoint is written.
     #[error(
         "`{name}` holds NaN or an infinity after step {step} (learning rate {learning_rate:.3e}); {checkpoint}{}",
@@ -228,7 +219,7 @@ impl Error {
                 unspoiled: unspoiled.clone(),
             }),
             Self::NoFailedStep { .. } => Some(Hint::NameSteps),
-            Self::RunDamaged { .. } | Self::RunFileDamaged { .. } => Some(Hint::RestoreFile),
+            Self::RunDamaged { .. } => Some(Hint::RestoreFile),
             Self::NonFiniteLoss { capture, .. } | Self::NonFiniteWeights { capture, .. } => {
                 Some(Hint::CalmerTraining(capture.clone()))
             }

@@ -130,29 +130,6 @@ impl Metrics {
             count => format!("{count} lines of {METRICS} cannot be read (the first is line {first})"),
         })
     }
-
-    /// `metrics.jsonl has no line of steps 101 to 150`; `None` if there is a line every so many steps up to the last one.
-    pub fn gaps(&self, log_every_steps: usize) -> Option<String> {
-        let mut gaps = vec![];
-        let mut before = 0;
-        for line in &self.lines {
-            // A line tells of the steps since the one before, at most so many.
-            let first_told = line.step.saturating_sub(log_every_steps);
-            gaps.extend((first_told > before).then_some((before, first_told)));
-            before = line.step;
-        }
-        let first = gaps.first()?;
-        let more = match gaps.len() {
-            1 => String::new(),
-            count => format!(", nor of {} more such ranges", count - 1),
-        };
-        Some(format!("{}{more}", without_lines(*first)))
-    }
-}
-
-/// `metrics.jsonl has no line of steps 101 to 150`, from the steps done before and behind the gap.
-pub(crate) fn without_lines((before, behind): (usize, usize)) -> String {
-    format!("{METRICS} has no line of steps {} to {behind}", before + 1)
 }
 
 /// The lines of a run's `metrics.jsonl`; those that cannot be read are counted, and the others are kept. A run may be writing
@@ -270,32 +247,6 @@ mod tests {
         let (until, bytes) = lines_until(&file, &path, 3).unwrap();
         assert_eq!((steps(&until), until.damaged), (vec![1, 3], vec![2]));
         assert_eq!(bytes as usize, log.find(&text(4)).unwrap());
-    }
-
-    #[test]
-    fn steps_without_a_line_are_found() {
-        let log = |steps: &[usize]| Metrics {
-            lines: steps
-                .iter()
-                .map(|step| LogLine {
-                    step: *step,
-                    ..line()
-                })
-                .collect(),
-            ..Metrics::default()
-        };
-        // The last line may be early: the run ended there.
-        for whole in [&[][..], &[50, 100, 150, 163], &[12, 50]] {
-            assert_eq!(log(whole).gaps(50), None, "{whole:?}");
-        }
-        assert_eq!(
-            log(&[50, 250, 300]).gaps(50).unwrap(),
-            "metrics.jsonl has no line of steps 51 to 200"
-        );
-        assert_eq!(
-            log(&[100, 150, 250, 400]).gaps(50).unwrap(),
-            "metrics.jsonl has no line of steps 1 to 50, nor of 2 more such ranges"
-        );
     }
 
     #[test]

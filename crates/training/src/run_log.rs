@@ -6,7 +6,7 @@
 //! fields.
 
 use crate::error::{Error, device_reason};
-use crate::log_line::{DeviceGauge, LogLine, METRICS, lines_until, without_lines};
+use crate::log_line::{DeviceGauge, LogLine, METRICS, lines_until};
 use crate::loss_scale::LossScale;
 use crate::objective::Loss;
 use crate::tensorboard::{EventFile, unix_seconds};
@@ -96,13 +96,6 @@ impl RunLog {
             let (path, opened, before) = Self::open_file(run, step)?;
             file = Some((path, opened));
             events = keep_events(EventFile::derive(run, &before));
-            if let Some(gap) = gap(&before, step, &window) {
-                tracing::warn!(
-                    "`{}`: {}: it was cut or removed; the run continues, and its curves leave these steps out",
-                    run.display(),
-                    without_lines(gap)
-                );
-            }
             lines = before;
         }
         let log = Self {
@@ -270,13 +263,6 @@ impl RunLog {
     }
 }
 
-/// The steps done before and behind a gap between the last line of a log and the window of the checkpoint at `step`.
-fn gap(lines: &[LogLine], step: usize, window: &Window) -> Option<(usize, usize)> {
-    let told = lines.last().map_or(0, |line| line.step);
-    let begun = window.values.first().map_or(step, |values| values.step);
-    (told < begun).then_some((told, begun))
-}
-
 /// The event file, unless it failed: a run does not end because of a file that can be made anew.
 fn keep_events(events: Result<EventFile, FileError>) -> Option<EventFile> {
     events
@@ -377,27 +363,6 @@ mod tests {
             !scalars.iter().any(|(name, _)| name == "device/busy"),
             "{scalars:?}"
         );
-    }
-
-    #[test]
-    fn a_log_that_was_cut_has_a_gap_before_the_window() {
-        let run = tempfile::tempdir().unwrap();
-        let (mut log, _) = RunLog::open(Some(&run.path().to_owned()), 0, Window::default(), None).unwrap();
-        for step in 0..7 {
-            log.push(step, 0.1, loss(1.0), 8, 0.0);
-            log.drain(&Replicas::single()).unwrap();
-            if step % 2 == 1 {
-                log.write(0, None, BTreeMap::new(), None).unwrap();
-            }
-        }
-        let lines = crate::read_metrics(run.path()).unwrap().lines;
-        let none = Window::default();
-        // Step 7 is open; before it, six have their lines.
-        assert_eq!(gap(&lines, 7, &log.window), None);
-        assert_eq!(gap(&lines, 6, &none), None);
-        assert_eq!(gap(&lines[..1], 7, &log.window), Some((2, 6)));
-        assert_eq!(gap(&[], 6, &none), Some((0, 6)));
-        assert_eq!(gap(&[], 0, &none), None);
     }
 
     #[test]

@@ -120,10 +120,6 @@ impl TrainingRun {
         }
         let log = faults.of_file(training::read_metrics(path));
         faults.0.extend(log.damage());
-        let every = config
-            .get("training.log_every_steps")
-            .and_then(|every| every.parse().ok());
-        faults.0.extend(every.and_then(|every| log.gaps(every)));
         let checkpoint = training::latest_checkpoint(path).ok().flatten();
         let finished = path.join(ENCODER).exists();
         let (alarms, damaged) = faults.of_file(training::read_alarms(path));
