@@ -117,7 +117,7 @@ pub(crate) fn end(
 fn report_bad_records(bad: &data::BadRecords) {
     if bad.count > 0 {
         eprintln!(
-            "warning: the next good record stood in for {} that could not be decoded:",
+            "warning: {} could not be decoded, replaced by the next good one:",
             counted(bad.count, "record")
         );
         for record in &bad.first {
