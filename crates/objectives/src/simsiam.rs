@@ -20,7 +20,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Cause, Loss, Objective, ParameterRule, Remedy, ViewCount};
+use training::{Batch, Cause, Loss, Objective, ParameterRule, Released, Remedy, ViewCount};
 
 /// `[objective.simsiam]`. The paper's values are those for ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -188,6 +188,41 @@ impl Objective for Simsiam {
                 advice(
                     "predictor_rate_at_peak",
                     "set it to true: the predictor must follow the representations",
+    /// The names of the authors' checkpoints: linear layer, norm, ReLU, with `fc` of the ResNet as the projector. Its last bias, which
+    /// its authors do not train, has no effect before a norm.
+    fn released(&self) -> Vec<Released> {
+        let projector = (
+            "encoder.projector",
+            "encoder.fc",
+            self.config.projector_layers,
+            false,
+        );
+        let mut all = vec![];
+        for (ours, theirs, layers, has_bias) in [projector, ("predictor", "predictor", 2, true)] {
+            for index in 0..layers {
+                let layer = Released::layer(
+                    &format!("{ours}.layers.{index}"),
+                    "",
+                    &format!("{theirs}.{}", 3 * index),
+                );
+                let keeps_bias = has_bias && index + 1 == layers;
+                all.extend(
+                    layer
+                        .into_iter()
+                        .filter(|part| keeps_bias || part.ours.ends_with("weight")),
+                );
+            }
+            for index in 0..layers - 1 {
+                all.extend(Released::layer(
+                    &format!("{ours}.norms.{index}"),
+                    "",
+                    &format!("{theirs}.{}", 3 * index + 1),
+                ));
+            }
+        }
+        all
+    }
+
                     "Chen, He 2021, arXiv:2011.10566, section 4.2",
                 ),
                 advice(
