@@ -16,7 +16,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice};
+use crate::method::{Change, DataShape, Footprint, Invalid, MethodConfig, RunShape, StepShape, advice};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema, independent_copy};
@@ -85,6 +85,14 @@ impl MethodConfig for Config {
                 product(self.predictor_width, self.embedding_width),
             ),
         ]
+    }
+
+    fn footprint(&self, _: &StepShape) -> Footprint {
+        Footprint {
+            has_teacher: true,
+            has_batch_norm: true,
+            ..Footprint::default()
+        }
     }
 
     fn counts(&self) -> Vec<Count> {

@@ -26,7 +26,8 @@ mod released;
 
 use crate::checks;
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, l2_normalize, spread};
-use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice};
+use crate::memory;
+use crate::method::{Change, DataShape, Footprint, Invalid, MethodConfig, RunShape, StepShape, advice};
 use crate::parameter_budget::{mlp, product};
 use crate::swav::sinkhorn;
 use crate::teacher;
@@ -155,6 +156,16 @@ impl MethodConfig for Config {
     fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
         let keys = ["head.hidden_width", "head.bottleneck_width", "head.prototypes"];
         keys.into_iter().zip(self.head.numbers(features)).collect()
+    }
+
+    fn footprint(&self, step: &StepShape) -> Footprint {
+        Footprint {
+            has_teacher: true,
+            has_batch_norm: self.head.batch_norm,
+            values_per_image: step.views as f64
+                * memory::values_of_head(self.head.prototypes, self.head.hidden_width),
+            ..Footprint::default()
+        }
     }
 
     fn counts(&self) -> Vec<Count> {

@@ -19,7 +19,10 @@
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
-use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice, queue_for_data};
+use crate::method::{
+    Change, DataShape, Footprint, Invalid, MethodConfig, RunShape, StepShape, VALUES_PER_LOGIT, advice,
+    queue_for_data,
+};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::init::buffer;
@@ -98,6 +101,15 @@ impl MethodConfig for Config {
             ("embedding_width", mlp(features, 1, self.embedding_width)),
             ("queue_images", product(self.queue_images, self.embedding_width)),
         ]
+    }
+
+    fn footprint(&self, _: &StepShape) -> Footprint {
+        Footprint {
+            has_teacher: true,
+            student_views: Some(1),
+            values_per_image: VALUES_PER_LOGIT * (self.queue_images + 1) as f64,
+            ..Footprint::default()
+        }
     }
 
     fn counts(&self) -> Vec<Count> {

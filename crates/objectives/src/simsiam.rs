@@ -13,7 +13,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice};
+use crate::method::{Footprint, Invalid, MethodConfig, RunShape, StepShape, advice};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper};
 use burn::module::Module;
@@ -85,6 +85,13 @@ impl MethodConfig for Config {
                 product(self.predictor_width, self.embedding_width),
             ),
         ]
+    }
+
+    fn footprint(&self, _: &StepShape) -> Footprint {
+        Footprint {
+            has_batch_norm: true,
+            ..Footprint::default()
+        }
     }
 }
 
@@ -181,13 +188,6 @@ impl Objective for Simsiam {
         }]
     }
 
-    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
-        let advice = |key, text, source| advice(Config::NAME, key, text, source);
-        match cause {
-            Cause::Collapse | Cause::LowRank => vec![
-                advice(
-                    "predictor_rate_at_peak",
-                    "set it to true: the predictor must follow the representations",
     /// The names of the authors' checkpoints: linear layer, norm, ReLU, with `fc` of the ResNet as the projector. Its last bias, which
     /// its authors do not train, has no effect before a norm.
     fn released(&self) -> Vec<Released> {
@@ -223,6 +223,13 @@ impl Objective for Simsiam {
         all
     }
 
+    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
+        let advice = |key, text, source| advice(Config::NAME, key, text, source);
+        match cause {
+            Cause::Collapse | Cause::LowRank => vec![
+                advice(
+                    "predictor_rate_at_peak",
+                    "set it to true: the predictor must follow the representations",
                     "Chen, He 2021, arXiv:2011.10566, section 4.2",
                 ),
                 advice(
