@@ -198,6 +198,39 @@ fn every_relative_link_resolves() {
     assert!(wrong.is_empty(), "links that lead nowhere:\n{}", wrong.join("\n"));
 }
 
+/// The book's contents: `SUMMARY.md` lists every page of `docs/` once, and nothing else.
+#[test]
+fn the_book_lists_every_page_once() {
+    let docs = root().join("docs");
+    let summary = std::fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    let mut listed: Vec<String> = summary.lines().flat_map(targets).collect();
+    // A draft, which mdBook shows as a heading.
+    listed.retain(|target| !target.is_empty());
+    listed.sort();
+    let mut there: Vec<String> = files(&docs, ".md")
+        .iter()
+        .map(|path| {
+            path.strip_prefix(&docs)
+                .unwrap()
+                .to_string_lossy()
+                .replace('\\', "/")
+        })
+        .filter(|name| name != "SUMMARY.md")
+        .collect();
+    there.sort();
+    assert_eq!(listed, there);
+    let book: toml::Table = std::fs::read_to_string(root().join("book.toml"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert_eq!(book["book"]["src"].as_str(), Some("docs"));
+    let command = book["preprocessor"]["repository"]["command"].as_str().unwrap();
+    assert!(
+        root().join(command.split(' ').nth(1).unwrap()).exists(),
+        "{command}"
+    );
+}
+
 const OURS: [&str; 7] = [
     "crates/", "configs/", "docs/", "scripts/", "tests/", "python/", ".ci/",
 ];

@@ -1,8 +1,10 @@
 //! JSON Schemas of the config files, from the types that the parser reads them into: for editors, and for `passer config keys`.
 
+mod bounded;
 mod keys;
 mod ranges;
 
+pub(crate) use bounded::bounded;
 pub(crate) use keys::{Key, keys};
 pub(crate) use ranges::with_ranges;
 
@@ -11,8 +13,8 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-/// The schema of a kind of config file, in draft 7, which editors' TOML extensions read. It has no references.
-pub(crate) fn of(kind: Kind) -> Value {
+/// The schema of a kind of config file as its types state it, in draft 7, which editors' TOML extensions read. It has no references.
+fn of(kind: Kind) -> Value {
     let mut schema = match kind {
         Kind::Pretraining => root::<training::Config<objectives::ObjectiveConfig>>(),
         Kind::FineTuning => root::<evaluation::finetune::Config>(),

@@ -13,7 +13,9 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice, where_needed};
+use crate::method::{
+    Footprint, Invalid, MethodConfig, RunShape, StepShape, VALUES_PER_LOGIT, advice, where_needed,
+};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, Replicas};
 use burn::module::Module;
@@ -81,6 +83,15 @@ impl MethodConfig for Config {
                 ),
             ),
         ]
+    }
+
+    fn footprint(&self, _: &StepShape) -> Footprint {
+        // The correlations are values as logits are.
+        Footprint {
+            has_batch_norm: true,
+            values: VALUES_PER_LOGIT * product(self.embedding_width, self.embedding_width),
+            ..Footprint::default()
+        }
     }
 }
 

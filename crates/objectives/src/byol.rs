@@ -16,7 +16,9 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice, where_needed};
+use crate::method::{
+    Change, DataShape, Footprint, Invalid, MethodConfig, RunShape, StepShape, advice, where_needed,
+};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema, independent_copy};
@@ -85,6 +87,14 @@ impl MethodConfig for Config {
                 product(self.predictor_width, self.embedding_width),
             ),
         ]
+    }
+
+    fn footprint(&self, _: &StepShape) -> Footprint {
+        Footprint {
+            has_teacher: true,
+            has_batch_norm: true,
+            ..Footprint::default()
+        }
     }
 
     fn counts(&self) -> Vec<Count> {

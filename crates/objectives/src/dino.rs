@@ -22,11 +22,18 @@
 pub(crate) mod tests;
 
 mod for_data;
+mod koleo;
 mod released;
+
+pub use koleo::koleo;
+pub(crate) use koleo::koleo_of_views;
 
 use crate::checks;
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, l2_normalize, spread};
-use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice, where_needed};
+use crate::memory;
+use crate::method::{
+    Change, DataShape, Footprint, Invalid, MethodConfig, RunShape, StepShape, advice, where_needed,
+};
 use crate::parameter_budget::{mlp, product};
 use crate::swav::sinkhorn;
 use crate::teacher;
@@ -35,8 +42,8 @@ use backbones::layers::{BatchNorm, Linear, gelu};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, Precision, Replicas, RunPosition};
 use backbones::{change_value, ema, independent_copy};
 use burn::module::{Module, Param};
+use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Int, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Cause, Count, Loss, Objective, Released, Remedy, ViewCount};
@@ -155,6 +162,16 @@ impl MethodConfig for Config {
     fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
         let keys = ["head.hidden_width", "head.bottleneck_width", "head.prototypes"];
         keys.into_iter().zip(self.head.numbers(features)).collect()
+    }
+
+    fn footprint(&self, step: &StepShape) -> Footprint {
+        Footprint {
+            has_teacher: true,
+            has_batch_norm: self.head.batch_norm,
+            values_per_image: step.views as f64
+                * memory::values_of_head(self.head.prototypes, self.head.hidden_width),
+            ..Footprint::default()
+        }
     }
 
     fn counts(&self) -> Vec<Count> {
@@ -655,44 +672,4 @@ pub(crate) fn whole_batch(centering: &Centering, koleo_weight: Option<f64>) -> O
         (_, Some(_)) => Some("`koleo_weight` compares each image with all others of the batch"),
         _ => None,
     }
-}
-
-/// [`koleo`] of each global view, summed as in DINOv2: `[2 * images, features]` to `[1]`.
-pub(crate) fn koleo_of_views(features: &Tensor<2>, replicas: &Replicas) -> Tensor<1> {
-    let images = features.dims()[0] / GLOBAL_VIEWS;
-    let of_view = |view: usize| koleo(replicas.gather(features.clone().narrow(0, view * images, images)));
-    (1..GLOBAL_VIEWS)
-        .map(of_view)
-        .fold(of_view(0), |sum, next| sum + next)
-}
-
-/// The negative of a differential entropy estimate by nearest neighbors, on L2-normalized features:
-/// Sablayrolles, Douze, Schmid, Jégou, *Spreading vectors for similarity search*,
-/// [2019](https://arxiv.org/abs/1806.03198), eq. 2, with DINOv2's small constants (1e-8 in the distance and
-/// in the logarithm).
-///
-/// Neighbors come from the whole batch, on any number of devices. DINOv2 takes those of one device.
-///
-/// # Shapes
-/// - features: `[images, width]`, of one view, at least 2 images
-/// - output: `[1]`
-pub fn koleo(features: Tensor<2>) -> Tensor<1> {
-    let features = l2_normalize(features);
-    let [images, _] = features.dims();
-    let constant = features.clone().detach();
-    let similarity = constant.clone().matmul(constant.transpose()) - itself(images, &features.device());
-    let nearest: Tensor<1, Int> = similarity.argmax(1).reshape([images]);
-    let neighbors = features.clone().select(0, nearest);
-    let distance = (features - neighbors + 1e-8).powi_scalar(2).sum_dim(1).sqrt();
-    (distance + 1e-8).log().neg().mean_dim(0).reshape([1])
-}
-
-/// 3 on the diagonal, which ranks an image's cosine with itself below all others.
-fn itself(images: usize, device: &Device) -> Tensor<2> {
-    let mut values = vec![0f32; images * images];
-    values
-        .iter_mut()
-        .step_by(images + 1)
-        .for_each(|value| *value = 3.0);
-    Tensor::from_data(TensorData::new(values, [images, images]), device)
 }

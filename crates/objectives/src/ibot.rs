@@ -23,9 +23,12 @@ use crate::dino::{
     temperature, whole_batch,
 };
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropies, entropy, spread};
+use crate::memory;
 use crate::method::{
-    Change, DataShape, Invalid, MethodConfig, RunShape, needs_vit, prototypes_for_data, warmup_for_data,
+    Change, DataShape, Footprint, Invalid, MethodConfig, RunShape, StepShape, needs_vit, prototypes_for_data,
+    warmup_for_data,
 };
+use crate::parameter_budget::product;
 use crate::teacher;
 use backbones::init::trained;
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, draws, ema, independent_copy};
@@ -177,6 +180,20 @@ impl MethodConfig for Config {
             parts.extend(keys.into_iter().zip(head.numbers(features)));
         }
         parts
+    }
+
+    fn footprint(&self, step: &StepShape) -> Footprint {
+        let [least, most] = self.mask.ratio;
+        let share = self.mask.probability * (least + most) / 2.0;
+        let hidden = share * product(GLOBAL_VIEWS, step.patches);
+        let of_patches = self.patch_head.as_ref().unwrap_or(&self.head);
+        Footprint {
+            has_teacher: true,
+            values_per_image: step.views as f64
+                * memory::values_of_head(self.head.prototypes, self.head.hidden_width)
+                + hidden * memory::values_of_head(of_patches.prototypes, of_patches.hidden_width),
+            ..Footprint::default()
+        }
     }
 
     fn counts(&self) -> Vec<Count> {

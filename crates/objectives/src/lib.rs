@@ -22,6 +22,7 @@ pub mod vicreg;
 // Shared modules.
 mod checks;
 pub mod head;
+pub mod memory;
 pub mod method;
 pub mod parameter_budget;
 mod teacher;
@@ -36,7 +37,7 @@ mod grid;
 #[path = "../../../scripts/parity/wave.rs"]
 mod wave;
 
-pub use method::{Change, DataShape, Invalid, MethodConfig, RunShape};
+pub use method::{Change, DataShape, Footprint, Invalid, MethodConfig, RunShape, StepShape};
 
 use backbones::{BackboneConfig, Paper};
 use schemars::JsonSchema;
@@ -84,6 +85,11 @@ macro_rules! methods {
                 let parts = match self { $(Self::$variant(method) => method.parameter_budget(features),)* };
                 let name = self.name();
                 parts.into_iter().map(|(key, numbers)| (format!("objective.{name}.{key}"), numbers)).collect()
+            }
+
+            /// What a step keeps beside weights and the backbone's activations.
+            pub(crate) fn footprint(&self, step: &StepShape) -> Footprint {
+                match self { $(Self::$variant(method) => method.footprint(step),)* }
             }
 
             /// The method's keys that count epochs, steps or images, with their full names.

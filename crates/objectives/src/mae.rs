@@ -15,7 +15,8 @@
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice, needs_vit, where_needed};
+use crate::memory;
+use crate::method::{Footprint, Invalid, MethodConfig, RunShape, StepShape, advice, needs_vit, where_needed};
 use backbones::init::trained;
 use backbones::layers::{LayerNorm, Linear};
 use backbones::vit::{Block, Initialization, sine_cosine};
@@ -106,6 +107,20 @@ impl MethodConfig for Config {
         let width = self.decoder_width as f64;
         let numbers = width * features + 12.0 * self.decoder_depth as f64 * width * width;
         vec![("decoder_width", numbers)]
+    }
+
+    fn footprint(&self, step: &StepShape) -> Footprint {
+        let of_decoder = memory::values_of_blocks(
+            self.decoder_width,
+            self.decoder_depth,
+            self.decoder_heads,
+            step.patches + 1,
+        );
+        Footprint {
+            hidden_share: self.mask_ratio,
+            values_per_image: of_decoder,
+            ..Footprint::default()
+        }
     }
 }
 

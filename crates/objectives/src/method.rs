@@ -29,6 +29,12 @@ pub trait MethodConfig: Clone + DeserializeOwned + Serialize {
     /// Approximate, with queues and without a teacher. Allocates no memory.
     fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)>;
 
+    /// What a step keeps beside the weights and the backbone's activations, for an estimate of its memory. Without an implementation:
+    /// all views are differentiated, and there is no teacher.
+    fn footprint(&self, _step: &StepShape) -> Footprint {
+        Footprint::default()
+    }
+
     /// The keys that count epochs, steps or images, as paths within the table.
     fn counts(&self) -> Vec<Count> {
         vec![]
@@ -86,6 +92,37 @@ impl DataShape {
         (share.round() as usize).max(least)
     }
 }
+
+/// The size of a forward pass, for an estimate of its memory.
+#[derive(Clone, Copy, Debug)]
+pub struct StepShape {
+    /// Photographs that go through the networks together.
+    pub images: usize,
+    /// Views of each.
+    pub views: usize,
+    /// Patches of a global view; 0 for networks without patches.
+    pub patches: usize,
+}
+
+/// What a step of a method keeps in memory, beside the student's weights and the backbone's activations.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Footprint {
+    /// Whether there is a teacher as large as the student.
+    pub has_teacher: bool,
+    /// Views of an image that the student's backbone differentiates; absent: all.
+    pub student_views: Option<usize>,
+    /// Share of an image's patches that the backbone does not get, 0..1.
+    pub hidden_share: f64,
+    /// Whether heads take statistics over the batch.
+    pub has_batch_norm: bool,
+    /// Values that the heads and the loss keep per image.
+    pub values_per_image: f64,
+    /// Values that the loss keeps whatever the number of images.
+    pub values: f64,
+}
+
+/// Values that the loss keeps of each logit: the logit, its log-softmax, the gradient.
+pub(crate) const VALUES_PER_LOGIT: f64 = 3.0;
 
 /// A key that was adapted to the data.
 #[derive(Clone, Debug, PartialEq, Eq)]

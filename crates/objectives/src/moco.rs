@@ -20,7 +20,8 @@
 use crate::checks;
 use crate::head::{l2_normalize, spread};
 use crate::method::{
-    Change, DataShape, Invalid, MethodConfig, RunShape, advice, queue_for_data, where_needed,
+    Change, DataShape, Footprint, Invalid, MethodConfig, RunShape, StepShape, VALUES_PER_LOGIT, advice,
+    queue_for_data, where_needed,
 };
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
@@ -100,6 +101,15 @@ impl MethodConfig for Config {
             ("embedding_width", mlp(features, 1, self.embedding_width)),
             ("queue_images", product(self.queue_images, self.embedding_width)),
         ]
+    }
+
+    fn footprint(&self, _: &StepShape) -> Footprint {
+        Footprint {
+            has_teacher: true,
+            student_views: Some(1),
+            values_per_image: VALUES_PER_LOGIT * (self.queue_images + 1) as f64,
+            ..Footprint::default()
+        }
     }
 
     fn counts(&self) -> Vec<Count> {
@@ -244,7 +254,7 @@ impl Objective for Moco {
     }
 
     fn in_force(&self, position: &RunPosition, batch_images: usize) -> Vec<(&'static str, f64)> {
-        in_force(
+        teacher::in_force_with_queue(
             self.config.momentum,
             self.config.queue_images,
             position,
@@ -285,19 +295,6 @@ impl Objective for Moco {
     fn encoder(&self, student: &Student, _: &State) -> Backbone {
         student.encoder.backbone.clone()
     }
-}
-
-/// What changes over a run with MoCo's teacher and queue.
-pub(crate) fn in_force(
-    momentum: f64,
-    queue_images: usize,
-    position: &RunPosition,
-    batch_images: usize,
-) -> Vec<(&'static str, f64)> {
-    vec![
-        ("teacher_momentum", momentum),
-        teacher::queue_age(queue_images, batch_images, position.step + 1),
-    ]
 }
 
 /// What the paper advises against a cause of an alarm; keys are those of `method`, which has MoCo's queue and a teacher with

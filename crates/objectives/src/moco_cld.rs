@@ -19,8 +19,11 @@
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
-use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice, queue_for_data};
-use crate::moco::{in_force, info_nce, keys, new_queue, push};
+use crate::method::{
+    Change, DataShape, Footprint, Invalid, MethodConfig, RunShape, StepShape, VALUES_PER_LOGIT, advice,
+    queue_for_data,
+};
+use crate::moco::{info_nce, keys, new_queue, push};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::init::trained;
@@ -131,6 +134,14 @@ impl MethodConfig for Config {
             ("embedding_width", mlp(features, 1, self.embedding_width)),
             ("queue_images", product(self.queue_images, self.embedding_width)),
         ]
+    }
+
+    fn footprint(&self, _: &StepShape) -> Footprint {
+        Footprint {
+            has_teacher: true,
+            values_per_image: 2.0 * VALUES_PER_LOGIT * (self.queue_images + 1) as f64,
+            ..Footprint::default()
+        }
     }
 
     fn counts(&self) -> Vec<Count> {
@@ -338,7 +349,7 @@ impl Objective for MocoCld {
             queue_images,
             ..
         } = self.config;
-        in_force(momentum, queue_images, position, batch_images)
+        teacher::in_force_with_queue(momentum, queue_images, position, batch_images)
     }
 
     fn measured(&self, student: &Student, state: &State) -> Vec<(&'static str, Tensor<1>)> {

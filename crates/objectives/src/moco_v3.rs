@@ -18,7 +18,10 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, l2_normalize, log_sums, spread};
-use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice, where_needed};
+use crate::method::{
+    Change, DataShape, Footprint, Invalid, MethodConfig, RunShape, StepShape, VALUES_PER_LOGIT, advice,
+    where_needed,
+};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema, independent_copy};
@@ -108,6 +111,16 @@ impl MethodConfig for Config {
                 product(self.embedding_width, self.hidden_width),
             ),
         ]
+    }
+
+    fn footprint(&self, step: &StepShape) -> Footprint {
+        // A view's queries meet the other view's keys of the whole batch.
+        Footprint {
+            has_teacher: true,
+            has_batch_norm: true,
+            values_per_image: VALUES_PER_LOGIT * product(step.views, step.images),
+            ..Footprint::default()
+        }
     }
 
     fn counts(&self) -> Vec<Count> {

@@ -14,7 +14,9 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, log_sums, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice, where_needed};
+use crate::method::{
+    Footprint, Invalid, MethodConfig, RunShape, StepShape, VALUES_PER_LOGIT, advice, where_needed,
+};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper};
 use burn::module::Module;
@@ -90,6 +92,15 @@ impl MethodConfig for Config {
                 product(self.embedding_width, self.projector_width),
             ),
         ]
+    }
+
+    fn footprint(&self, step: &StepShape) -> Footprint {
+        // Every view meets every view of the batch.
+        Footprint {
+            has_batch_norm: true,
+            values_per_image: VALUES_PER_LOGIT * product(step.views, step.views * step.images),
+            ..Footprint::default()
+        }
     }
 }
 

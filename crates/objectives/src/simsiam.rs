@@ -13,14 +13,14 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice, where_needed};
+use crate::method::{Footprint, Invalid, MethodConfig, RunShape, StepShape, advice, where_needed};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Cause, Loss, Objective, ParameterRule, Remedy, ViewCount};
+use training::{Batch, Cause, Loss, Objective, ParameterRule, Released, Remedy, ViewCount};
 
 /// `[objective.simsiam]`. The paper's values are those for ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -85,6 +85,13 @@ impl MethodConfig for Config {
                 product(self.predictor_width, self.embedding_width),
             ),
         ]
+    }
+
+    fn footprint(&self, _: &StepShape) -> Footprint {
+        Footprint {
+            has_batch_norm: true,
+            ..Footprint::default()
+        }
     }
 }
 
@@ -179,6 +186,41 @@ impl Objective for Simsiam {
             follows_schedule: !self.config.predictor_rate_at_peak,
             ..ParameterRule::of("predictor")
         }]
+    }
+
+    /// The names of the authors' checkpoints: linear layer, norm, ReLU, with `fc` of the ResNet as the projector. Its last bias, which
+    /// its authors do not train, has no effect before a norm.
+    fn released(&self) -> Vec<Released> {
+        let projector = (
+            "encoder.projector",
+            "encoder.fc",
+            self.config.projector_layers,
+            false,
+        );
+        let mut all = vec![];
+        for (ours, theirs, layers, has_bias) in [projector, ("predictor", "predictor", 2, true)] {
+            for index in 0..layers {
+                let layer = Released::layer(
+                    &format!("{ours}.layers.{index}"),
+                    "",
+                    &format!("{theirs}.{}", 3 * index),
+                );
+                let keeps_bias = has_bias && index + 1 == layers;
+                all.extend(
+                    layer
+                        .into_iter()
+                        .filter(|part| keeps_bias || part.ours.ends_with("weight")),
+                );
+            }
+            for index in 0..layers - 1 {
+                all.extend(Released::layer(
+                    &format!("{ours}.norms.{index}"),
+                    "",
+                    &format!("{theirs}.{}", 3 * index + 1),
+                ));
+            }
+        }
+        all
     }
 
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {

@@ -19,8 +19,8 @@ use crate::head::{
     spread,
 };
 use crate::method::{
-    Change, DataShape, Invalid, MethodConfig, RunShape, advice, prototypes_for_data, queue_for_data,
-    warmup_for_data, where_needed,
+    Change, DataShape, Footprint, Invalid, MethodConfig, RunShape, StepShape, VALUES_PER_LOGIT, advice,
+    prototypes_for_data, queue_for_data, warmup_for_data, where_needed,
 };
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
@@ -128,6 +128,14 @@ impl MethodConfig for Config {
             parts.push(("queue.images", numbers));
         }
         parts
+    }
+
+    fn footprint(&self, step: &StepShape) -> Footprint {
+        Footprint {
+            has_batch_norm: true,
+            values_per_image: VALUES_PER_LOGIT * product(step.views, self.prototypes),
+            ..Footprint::default()
+        }
     }
 
     fn counts(&self) -> Vec<Count> {

@@ -27,6 +27,19 @@ pub(crate) fn queue_age(kept: usize, images: usize, pushes: usize) -> (&'static 
     ("queue_age_steps", pushes.min(kept / images.max(1)) as f64)
 }
 
+/// What changes over a run with a teacher of one momentum and MoCo's queue.
+pub(crate) fn in_force_with_queue(
+    momentum: f64,
+    queue_images: usize,
+    position: &RunPosition,
+    batch_images: usize,
+) -> Vec<(&'static str, f64)> {
+    vec![
+        ("teacher_momentum", momentum),
+        queue_age(queue_images, batch_images, position.step + 1),
+    ]
+}
+
 /// Adapts the momentum to a run of so many steps: its average then covers at most a tenth of the run.
 pub(crate) fn for_data(momentum: &mut f64, data: &DataShape) -> Option<Change> {
     const OF_THE_RUN: f64 = 10.0;

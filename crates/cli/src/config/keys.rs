@@ -113,7 +113,10 @@ fn lines(indent: &str, text: &str) {
 }
 
 pub(super) fn schema(arguments: &SchemaArguments) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(&schema::of(arguments.kind))?);
+    println!(
+        "{}",
+        serde_json::to_string_pretty(&schema::bounded(arguments.kind))?
+    );
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //!
 //! It is the nearest shipped config, scaled by the rules of [`scale`], each with its reason as a comment.
 
+mod memory;
 mod scale;
 mod write;
 
@@ -35,6 +36,10 @@ pub(crate) struct Arguments {
     /// Images per step; without it that of the shipped config, at most 256 and an eighth of the images
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     batch_images: Option<u32>,
+    /// Memory of the device in GB (10^9 bytes): the largest batch up to the recipe's whose estimate fits, in micro-batches where the
+    /// method allows them
+    #[arg(long, value_name = "GB", value_parser = memory::gigabytes)]
+    memory_gb: Option<f64>,
     /// Passes over the images; without it those of the shipped config, more for fewer images
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     epochs: Option<u32>,
@@ -166,7 +171,7 @@ fn made(arguments: &Arguments, images: usize) -> anyhow::Result<String> {
     let size = Size {
         images,
         px,
-        batch_images: arguments.batch_images.map(|batch| batch as usize),
+        batch: None,
         epochs: arguments.epochs.map(|epochs| epochs as usize),
     };
     let parts = scale::Parts {
@@ -175,7 +180,14 @@ fn made(arguments: &Arguments, images: usize) -> anyhow::Result<String> {
         views: (&views.config, views.path()),
         borrowed: borrowed.map(|one| (&one.config, one.path())),
     };
-    let made = scale::scaled(&parts, backbone, &size)?;
+    let wanted = arguments.batch_images.map(|batch| batch as usize);
+    let made = match arguments.memory_gb {
+        Some(gigabytes) => memory::fitted(gigabytes, wanted, &parts, &backbone, &size)?,
+        None => {
+            let batch = wanted.map(|images| scale::Batch::new(images, "as asked for"));
+            scale::scaled(&parts, backbone, &Size { batch, ..size })?
+        }
+    };
     let head = head(arguments, images, &made);
     let text = write::text(&head, &made.config, &made.reasons)?;
     check(&text, images)?;
@@ -295,6 +307,7 @@ fn head(arguments: &Arguments, images: usize, made: &scale::Scaled) -> Vec<Strin
         ),
     ];
     lines.extend(made.notes.iter().map(|note| format!("From:   {note}")));
+    lines.extend(made.memory.iter().map(|line| format!("Memory: {line}")));
     lines.push("Keys:   `passer config keys pretrain WORD` says what else a key may be.".into());
     lines
 }

@@ -8,12 +8,31 @@ use objectives::DataShape;
 use std::collections::BTreeMap;
 use training::{Normalize, OptimizerConfig, ScheduleConfig};
 
+/// A batch that is not the recipe's.
+#[derive(Clone)]
+pub(super) struct Batch {
+    pub(super) images: usize,
+    /// Why, after "in place of N: ".
+    pub(super) reason: String,
+}
+
+impl Batch {
+    pub(super) fn new(images: usize, reason: impl Into<String>) -> Self {
+        Self {
+            images,
+            reason: reason.into(),
+        }
+    }
+}
+
 /// What is wanted.
+#[derive(Clone)]
 pub(super) struct Size {
     pub(super) images: usize,
     /// Side of the largest views.
     pub(super) px: u32,
-    pub(super) batch_images: Option<usize>,
+    /// Absent: the recipe's, at most what one device holds.
+    pub(super) batch: Option<Batch>,
     pub(super) epochs: Option<usize>,
 }
 
@@ -34,6 +53,8 @@ pub(super) struct Scaled {
     pub(super) config: Config,
     pub(super) reasons: BTreeMap<String, String>,
     pub(super) notes: Vec<String>,
+    /// The estimate of its memory, where it was asked for.
+    pub(super) memory: Vec<String>,
 }
 
 /// Images per step at most, unless the user says more: one device, and enough for every method.
@@ -64,6 +85,7 @@ pub(super) fn scaled(parts: &Parts<'_>, backbone: BackboneConfig, size: &Size) -
         config: (*recipe).clone(),
         reasons: BTreeMap::new(),
         notes: vec![format!("{from}: method, heads, optimizer, schedule.")],
+        memory: vec![],
     };
     made.network(recipe, backbone, size)?;
     if let Some((borrowed, path)) = &parts.borrowed {
@@ -98,7 +120,7 @@ pub(super) fn scaled(parts: &Parts<'_>, backbone: BackboneConfig, size: &Size) -
 }
 
 impl Scaled {
-    fn why(&mut self, key: &str, reason: impl Into<String>) {
+    pub(super) fn why(&mut self, key: &str, reason: impl Into<String>) {
         self.reasons.insert(key.into(), reason.into());
     }
 
@@ -186,9 +208,8 @@ impl Scaled {
     fn data(&mut self, recipe: &Config, size: &Size) {
         let before = recipe.data.batch_images;
         let data = &mut self.config.data;
-        let few = (size.images / LEAST_STEPS).max(2);
-        let most = before.min(MOST_IMAGES).min(1 << few.ilog2());
-        data.batch_images = size.batch_images.unwrap_or(most).max(2);
+        let most = most_images(before.min(MOST_IMAGES), size.images);
+        data.batch_images = size.batch.as_ref().map_or(most, |batch| batch.images).max(2);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         data.workers = threads.min(MOST_WORKERS);
         data.normalize = Normalize {
@@ -196,13 +217,10 @@ impl Scaled {
             std: [0.229, 0.224, 0.225],
         };
         if data.batch_images != before {
-            let reason = match size.batch_images {
-                Some(_) => format!("in place of {before}: as asked for"),
+            let reason = match &size.batch {
+                Some(batch) => format!("in place of {before}: {}", batch.reason),
                 None if size.images / LEAST_STEPS < before.min(MOST_IMAGES) => {
-                    format!(
-                        "in place of {before}: an epoch of {} images has at least {LEAST_STEPS} steps",
-                        size.images
-                    )
+                    format!("in place of {before}: {}", few_images(size.images))
                 }
                 None => format!(
                     "in place of {before}: what one device holds; more is better for the method where it fits"
@@ -368,6 +386,17 @@ impl Scaled {
             );
         }
     }
+}
+
+/// Images per step, at most `most`, such that an epoch of so many images has enough steps.
+pub(super) fn most_images(most: usize, images: usize) -> usize {
+    let few = (images / LEAST_STEPS).max(2);
+    most.min(1 << few.ilog2())
+}
+
+/// Why a batch is that of [`most_images`].
+pub(super) fn few_images(images: usize) -> String {
+    format!("an epoch of {images} images has at least {LEAST_STEPS} steps")
 }
 
 /// A view group whose crops have other sides.

@@ -13,6 +13,7 @@ fn arguments(method: &str, backbone: &str) -> Arguments {
         data: None,
         image_px: None,
         batch_images: None,
+        memory_gb: None,
         epochs: None,
         out: None,
     }
@@ -195,4 +196,117 @@ fn what_cannot_be_made_says_why() {
         ..arguments("moco", "resnet18")
     };
     assert!(error(short, 300).starts_with("no "));
+}
+
+/// Of every method on a small and a usual network: what is written parses, fits, and grows with the memory.
+#[test]
+fn the_batch_is_the_largest_that_fits() {
+    for method in METHODS.iter().map(|method| method.replace('_', "-")) {
+        for backbone in ["resnet18", "vit_small_patch16"] {
+            if backbone == "resnet18" && ["mae", "ibot"].contains(&method.as_str()) {
+                continue;
+            }
+            let mut before = (0, 0);
+            let mut made_some = 0;
+            for memory_gb in [0.05, 2.0, 4.0, 8.0, 24.0, 80.0, 1000.0] {
+                let wanted = Arguments {
+                    memory_gb: Some(memory_gb),
+                    ..arguments(&method, backbone)
+                };
+                let text = match made(&wanted, 1_281_167) {
+                    Ok(text) => text,
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        assert!(
+                            error.contains("`--memory-gb` must be at least "),
+                            "{method} {backbone}: {error}"
+                        );
+                        assert_eq!(made_some, 0, "{method} {backbone} {memory_gb}");
+                        continue;
+                    }
+                };
+                let made = config(&text);
+                let bytes = objectives::memory::step_bytes(&made);
+                assert!(
+                    bytes.total() <= memory_gb * 1e9,
+                    "{method} {backbone} {memory_gb}"
+                );
+                let now = (made.data.batch_images, made.pass_images(1));
+                assert!(
+                    now.0 >= before.0 && (now.0 > before.0 || now.1 >= before.1),
+                    "{method} {backbone}: {before:?} {now:?}"
+                );
+                assert!(text.contains("# Memory: about "), "{text}");
+                assert_eq!(made.training.precision, backbones::Precision::F32);
+                before = now;
+                made_some += 1;
+            }
+            assert!(made_some >= 3, "{method} {backbone}");
+            // With enough memory the recipe's batch is whole.
+            assert_eq!(before.0, before.1, "{method} {backbone}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_does_not_fit_is_summed_up_only_where_the_step_stays_the_same() {
+    let with = |method: &str, backbone: &str, memory_gb: f64| {
+        let wanted = Arguments {
+            memory_gb: Some(memory_gb),
+            ..arguments(method, backbone)
+        };
+        made(&wanted, 1_281_167).unwrap()
+    };
+    // Comments are wrapped.
+    let unwrapped = |text: &str| text.replace("\n# ", " ");
+    let dino = with("dino", "vit_small_patch16", 16.0);
+    let parts = config(&dino);
+    assert_eq!(
+        parts.data.batch_images,
+        config_of("dino-vit-small-16-imagenet").data.batch_images
+    );
+    assert!(parts.training.micro_batch_images.is_some());
+    assert!(
+        unwrapped(&dino).contains("passes are summed, because one pass of "),
+        "{dino}"
+    );
+
+    let simclr = with("simclr", "resnet50", 16.0);
+    let smaller = config(&simclr);
+    assert!(smaller.training.micro_batch_images.is_none());
+    assert!(smaller.data.batch_images < config_of("simclr-resnet50-imagenet").data.batch_images);
+    assert!(
+        unwrapped(&simclr).contains("Micro-batches would not give the same step: "),
+        "{simclr}"
+    );
+
+    let named = Arguments {
+        memory_gb: Some(1.0),
+        batch_images: Some(256),
+        ..arguments("simclr", "resnet50")
+    };
+    let error = format!("{:#}", made(&named, 1_281_167).unwrap_err());
+    // The figure that the error names is enough.
+    let least: f64 = error
+        .split("at least ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let enough = Arguments {
+        memory_gb: Some(least),
+        ..named
+    };
+    assert_eq!(config(&made(&enough, 1_281_167).unwrap()).data.batch_images, 256);
+}
+
+fn config_of(name: &str) -> Config {
+    shipped()
+        .into_iter()
+        .find(|one| stem(one.name) == name)
+        .unwrap()
+        .config
 }
