@@ -278,8 +278,27 @@ pub(crate) fn of_training(error: &training::Error) -> Option<String> {
         Hint::FreeSpace => {
             "free some space, then resume with `--resume`: checkpoints already written are intact"
         }
-        Hint::RemoveCheckpoint => {
-            "remove this checkpoint's folder: `--resume` then continues from the one before it"
+        Hint::RemoveCheckpoint { folder, before } => {
+            let then = match before {
+                Some(before) => format!(
+                    "`--resume` then continues from the one before it, {}",
+                    in_shell(&before)
+                ),
+                None => "there is none before it, so `--resume` then starts at step 0".into(),
+            };
+            return Some(format!(
+                "put a copy of the file back, or remove this checkpoint's folder, {}: {then}",
+                in_shell(&folder)
+            ));
+        }
+        Hint::WriteFacts { file, facts } => {
+            return Some(format!(
+                "put a copy of the file back; or write it again with what the newest checkpoint knows, the data's fingerprint among it, \
+                 which is enough to resume (device, command and commit of the first process are lost): \
+                 `echo {} > {}`, then `--resume`",
+                shell_word(&facts),
+                in_shell(&file)
+            ));
         }
     };
     Some(hint.into())

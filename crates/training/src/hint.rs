@@ -45,5 +45,17 @@ pub enum Hint {
     /// Free some space, then resume.
     FreeSpace,
     /// Remove this checkpoint, then resume from the one before it.
-    RemoveCheckpoint,
+    RemoveCheckpoint {
+        /// The checkpoint's folder.
+        folder: PathBuf,
+        /// The newest one before it.
+        before: Option<PathBuf>,
+    },
+    /// Put `run.json` back, or write into it what the newest checkpoint knows, which is enough to resume.
+    WriteFacts {
+        /// The file.
+        file: PathBuf,
+        /// Its content, as JSON.
+        facts: String,
+    },
 }

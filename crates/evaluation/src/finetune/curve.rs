@@ -46,6 +46,22 @@ impl<L: CurveLine> Curve<L> {
         Ok(kept)
     }
 
+    /// Gives an error if lines of the `earlier` evaluations before `step` are lost: a worse network would be kept as the best.
+    ///
+    /// # Errors
+    /// Fewer lines.
+    pub(super) fn check_earlier(&self, earlier: usize, step: usize, path: &Path) -> Result<(), Error> {
+        if self.lines.len() >= earlier {
+            return Ok(());
+        }
+        let reason = format!(
+            "it must have the {earlier} evaluations before step {step}, got {}: without the others the best network may be another \
+             one. Put a copy of the file back, or start a new run",
+            self.lines.len()
+        );
+        Err(io("read", path)(std::io::Error::other(reason)))
+    }
+
     /// The line of the highest score, of equal ones the first.
     pub(super) fn best(&self) -> Option<&L> {
         let better = |best, line| {
@@ -69,5 +85,40 @@ impl<L: CurveLine> Curve<L> {
         self.text.push_str(text);
         self.text.push('\n');
         self.lines.push(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Line {
+        step: usize,
+    }
+
+    impl CurveLine for Line {
+        fn step(&self) -> usize {
+            self.step
+        }
+
+        fn score(&self) -> Option<f64> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_curve_that_lost_evaluations_chooses_no_network() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("validation.jsonl");
+        std::fs::write(&path, "{\"step\":4}\n{\"step\":8}\n").unwrap();
+        let curve = Curve::<Line>::read(&path, 12).unwrap();
+        curve.check_earlier(2, 12, &path).unwrap();
+        let error = curve.check_earlier(3, 16, &path).unwrap_err().to_string();
+        assert!(
+            error.contains("must have the 3 evaluations before step 16, got 2") && error.contains("copy"),
+            "{error}"
+        );
     }
 }

@@ -277,6 +277,11 @@ fn evaluate<T: Task>(
         // A run that was killed after its newest checkpoint computes its later lines again.
         let path = job.options.out.join(VALIDATION);
         let mut curve = Curve::<T::Line>::read(&path, step)?;
+        let every = task.training().1.objective.evaluate_every_steps();
+        let earlier = every
+            .map_or(epochs, |every| step.div_ceil(every))
+            .saturating_sub(1);
+        curve.check_earlier(earlier, step, &path)?;
         is_best = curve.lines.iter().all(|before| before.score() < line.score());
         curve.push(line, &path)?;
     }
