@@ -5,7 +5,7 @@ mod settings;
 
 use crate::output::shell_word;
 use data::terminal::escape;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use weights::SaveAs;
 
 pub(crate) use curation::of_curation;
@@ -278,7 +278,8 @@ pub(crate) fn of_training(error: &training::Error) -> Option<String> {
         Hint::FreeSpace => {
             "free some space, then resume with `--resume`: checkpoints already written are intact"
         }
-        Hint::RemoveCheckpoint { folder, before } => {
+        Hint::RemoveCheckpoint { path } => {
+            let (folder, before) = checkpoint_and_before(&path);
             let then = match before {
                 Some(before) => format!(
                     "`--resume` then continues from the one before it, {}",
@@ -302,6 +303,25 @@ pub(crate) fn of_training(error: &training::Error) -> Option<String> {
         }
     };
     Some(hint.into())
+}
+
+/// The folder of the checkpoint that a path names or lies in, and the newest one before it.
+fn checkpoint_and_before(path: &Path) -> (PathBuf, Option<PathBuf>) {
+    let is_checkpoint = |folder: &&Path| {
+        let name = folder.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with("step-"))
+    };
+    let folder = path.ancestors().take(2).find(is_checkpoint).unwrap_or(path);
+    let run = folder.ancestors().nth(2).unwrap_or(folder);
+    let all = training::list_checkpoints(run).unwrap_or_default();
+    let step = all
+        .iter()
+        .find(|known| known.path == folder)
+        .map(|known| known.step);
+    let before = all
+        .into_iter()
+        .rfind(|known| step.is_some_and(|step| known.step < step));
+    (folder.to_owned(), before.map(|known| known.path))
 }
 
 /// The command that runs a step again, of which something is kept.

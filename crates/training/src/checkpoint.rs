@@ -417,18 +417,6 @@ impl Position {
 /// Of a file whose checksum is another one.
 const OTHER_BYTES: &str = "damaged: its bytes are not those that were written";
 
-/// The folder of the checkpoint that a path names or lies in, and the newest one before it.
-pub(crate) fn with_the_one_before(path: &Path) -> Option<(PathBuf, Option<PathBuf>)> {
-    let folder = path
-        .ancestors()
-        .take(2)
-        .find(|folder| step_of(folder).is_some())?;
-    let step = step_of(folder)?;
-    let all = list_in(folder.parent()?).unwrap_or_default();
-    let before = all.into_iter().rfind(|checkpoint| checkpoint.step < step);
-    Some((folder.to_owned(), before.map(|checkpoint| checkpoint.path)))
-}
-
 /// Writes a file of an unfinished checkpoint, which is synced as a whole.
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     Ok(fs::write(path, bytes).map_err(FileError::new("write", path))?)

@@ -1,6 +1,5 @@
 //! Errors of a run, one variant for each problem that a user can fix.
 
-use crate::checkpoint;
 use crate::hint::{Captured, Hint};
 use std::path::PathBuf;
 
@@ -263,8 +262,7 @@ impl Error {
             Self::Device { reason, .. } if ran_out_of_memory(reason) => Some(Hint::LessMemory),
             Self::File(error) if error.is_disk_full() => Some(Hint::FreeSpace),
             Self::Checkpoint { path, reason } if reason.starts_with("damaged") => {
-                let (folder, before) = checkpoint::with_the_one_before(path)?;
-                Some(Hint::RemoveCheckpoint { folder, before })
+                Some(Hint::RemoveCheckpoint { path: path.clone() })
             }
             _ => None,
         }

@@ -46,10 +46,8 @@ pub enum Hint {
     FreeSpace,
     /// Remove this checkpoint, then resume from the one before it.
     RemoveCheckpoint {
-        /// The checkpoint's folder.
-        folder: PathBuf,
-        /// The newest one before it.
-        before: Option<PathBuf>,
+        /// Its folder, or a file in it.
+        path: PathBuf,
     },
     /// Put `run.json` back, or write into it what the newest checkpoint knows, which is enough to resume.
     WriteFacts {

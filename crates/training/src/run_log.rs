@@ -270,8 +270,8 @@ impl RunLog {
 fn warn_of(missing: &[MissingSteps], run: &Path) {
     if let Some(words) = missing_in_words(missing) {
         tracing::warn!(
-            "`{}`: {words}: the file was cut, removed or damaged. The networks are those of the checkpoint; the curves of `passer report` \
-             and TensorBoard have a gap there. A copy of the file put in its place before `--resume` closes it",
+            "`{}`: {words}: the file was cut, removed or damaged. The networks are those of the checkpoint; the curves of reports \
+             and TensorBoard have a gap there. A copy of the file put in its place before the run is resumed closes it",
             run.display()
         );
     }
