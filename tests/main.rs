@@ -12,6 +12,10 @@ mod command_line;
 mod configs;
 /// Curation from outside: filter, kill, resume, release, take down.
 mod curate;
+/// Files that others make, damaged: what reads them.
+mod damaged_files;
+/// Run directories that were damaged between two processes.
+mod damaged_runs;
 /// Fine-tuning of detectors: kill and resume, starts, errors.
 mod detectors;
 /// The content of the pages: links, paths, TOML, commands.

@@ -5,7 +5,7 @@ mod settings;
 
 use crate::output::shell_word;
 use data::terminal::escape;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use weights::SaveAs;
 
 pub(crate) use curation::of_curation;
@@ -283,11 +283,50 @@ pub(crate) fn of_training(error: &training::Error) -> Option<String> {
         Hint::FreeSpace => {
             "free some space, then resume with `--resume`: checkpoints already written are intact"
         }
-        Hint::RemoveCheckpoint => {
-            "remove this checkpoint's folder: `--resume` then continues from the one before it"
+        Hint::RemoveCheckpoint { path } => {
+            let (folder, before) = checkpoint_and_before(&path);
+            let then = match before {
+                Some(before) => format!(
+                    "`--resume` then continues from the one before it, {}",
+                    in_shell(&before)
+                ),
+                None => "there is none before it, so `--resume` then starts at step 0".into(),
+            };
+            return Some(format!(
+                "put a copy of the file back, or remove this checkpoint's folder, {}: {then}",
+                in_shell(&folder)
+            ));
+        }
+        Hint::WriteFacts { file, facts } => {
+            return Some(format!(
+                "put a copy of the file back; or write it again with what the newest checkpoint knows, the data's fingerprint among it, \
+                 which is enough to resume (device, command and commit of the first process are lost): \
+                 `echo {} > {}`, then `--resume`",
+                shell_word(&facts),
+                in_shell(&file)
+            ));
         }
     };
     Some(hint.into())
+}
+
+/// The folder of the checkpoint that a path names or lies in, and the newest one before it.
+fn checkpoint_and_before(path: &Path) -> (PathBuf, Option<PathBuf>) {
+    let is_checkpoint = |folder: &&Path| {
+        let name = folder.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with("step-"))
+    };
+    let folder = path.ancestors().take(2).find(is_checkpoint).unwrap_or(path);
+    let run = folder.ancestors().nth(2).unwrap_or(folder);
+    let all = training::list_checkpoints(run).unwrap_or_default();
+    let step = all
+        .iter()
+        .find(|known| known.path == folder)
+        .map(|known| known.step);
+    let before = all
+        .into_iter()
+        .rfind(|known| step.is_some_and(|step| known.step < step));
+    (folder.to_owned(), before.map(|known| known.path))
 }
 
 /// The command that runs a step again, of which something is kept.

@@ -165,6 +165,12 @@ fn in_words(replayed: &Replayed, exact: bool) -> String {
         false => steps,
     };
     let lines = counted(replayed.lines, "line");
+    let steps = match replayed.not_logged {
+        missing if missing > 0 && replayed.lines > 0 => {
+            format!("{steps}; {} of them missing in the log", counted(missing, "line"))
+        }
+        _ => steps,
+    };
     match (replayed.lines, replayed.differences.first()) {
         (0, _) => format!("{steps}; the log has no line of them"),
         (_, None) => format!("{steps}; {lines} of the log compared, equal to the bit"),
@@ -275,6 +281,7 @@ mod tests {
             from: 4,
             to: 8,
             lines: 2,
+            not_logged: 0,
             differences: vec![],
             largest_loss_difference: 0.0,
             finding: None,
@@ -284,6 +291,12 @@ mod tests {
             in_words(&replayed, true),
             "ran 4 steps again, 5 to 8; 2 lines of the log compared, equal to the bit"
         );
+        replayed.not_logged = 1;
+        assert_eq!(
+            in_words(&replayed, true),
+            "ran 4 steps again, 5 to 8; 1 line of them missing in the log; 2 lines of the log compared, equal to the bit"
+        );
+        replayed.not_logged = 0;
         replayed.differences.push(training::Difference {
             step: 6,
             key: "loss".into(),

@@ -15,6 +15,7 @@ use data::{FileError, durable};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The folder of a run's checkpoints.
@@ -287,11 +288,9 @@ impl Files {
         let bytes = self.bytes(folder, name)?;
         // Checkpoints of earlier versions have no checksums.
         match position.checksums.get(name) {
-            Some(checksum) if *checksum != crc32fast::hash(&bytes) => Err(refused(
-                folder,
-                name,
-                "damaged: its bytes are not those that were written".into(),
-            )),
+            Some(checksum) if *checksum != crc32fast::hash(&bytes) => {
+                Err(refused(folder, name, OTHER_BYTES.into()))
+            }
             _ => Ok(bytes),
         }
     }
@@ -371,6 +370,52 @@ pub(crate) fn take_over<S: Module, T: Module>(
     let state = files.part(&checkpoint.path, &position, STATE, state, &mut kept)?;
     Ok((student, state, kept))
 }
+
+/// Gives an error if a file beside a checkpoint's `position.json` has other bytes than were written; it is read in pieces. Nothing
+/// is known of files without a checksum, which earlier versions wrote.
+///
+/// # Errors
+/// A file that is missing, damaged or cannot be read.
+pub(crate) fn check_file(folder: &Path, name: &str) -> Result<(), Error> {
+    let Ok(text) = fs::read(folder.join(POSITION)) else {
+        return Ok(());
+    };
+    let position: Position = serde_json::from_slice(&text)
+        .map_err(|error| refused(folder, POSITION, format!("damaged: {error}")))?;
+    position.check(folder, name)
+}
+
+impl Position {
+    /// The same for a checkpoint of this position.
+    fn check(&self, folder: &Path, name: &str) -> Result<(), Error> {
+        const PIECE: usize = 1 << 20;
+        let Some(expected) = self.checksums.get(name) else {
+            return Ok(());
+        };
+        let path = folder.join(name);
+        let mut file = match fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(refused(folder, name, "damaged: the file is missing".into()));
+            }
+            Err(error) => return Err(FileError::new("read", &path)(error).into()),
+        };
+        let (mut hasher, mut piece) = (crc32fast::Hasher::new(), vec![0; PIECE]);
+        loop {
+            match file.read(&mut piece).map_err(FileError::new("read", &path))? {
+                0 => break,
+                length => hasher.update(&piece[..length]),
+            }
+        }
+        match hasher.finalize() == *expected {
+            true => Ok(()),
+            false => Err(refused(folder, name, OTHER_BYTES.into())),
+        }
+    }
+}
+
+/// Of a file whose checksum is another one.
+const OTHER_BYTES: &str = "damaged: its bytes are not those that were written";
 
 /// Writes a file of an unfinished checkpoint, which is synced as a whole.
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
@@ -514,6 +559,11 @@ pub(crate) fn load<S: Module, T: Module>(
                 loaded.position.step, checkpoint.step
             ),
         });
+    }
+    // Other programs, and `passer evaluate`, read files that a resume does not.
+    let read = |name: &&String| !names.contains(&name.as_str());
+    for other in loaded.position.checksums.keys().filter(read) {
+        loaded.position.check(&checkpoint.path, other)?;
     }
     Ok(loaded)
 }

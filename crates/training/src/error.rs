@@ -127,6 +127,28 @@ pub enum Error {
         path: PathBuf,
         /// The missing file.
         missing: &'static str,
+        /// If it is `run.json`: what the newest checkpoint knows of its content, as JSON.
+        facts: Option<String>,
+    },
+
+    /// A `run.json` that does not say whose checkpoints lie beside it.
+    #[error("`{}` is damaged: {reason}", path.display())]
+    FactsDamaged {
+        /// The file.
+        path: PathBuf,
+        /// The fault.
+        reason: String,
+        /// What the newest checkpoint knows of its content, as JSON.
+        facts: Option<String>,
+    },
+
+    /// The record of a step that failed is damaged.
+    #[error("`{}` is damaged: {reason}", path.display())]
+    FailedStepDamaged {
+        /// The file.
+        path: PathBuf,
+        /// The fault.
+        reason: String,
     },
 
     /// Weights with NaN or infinity despite a finite loss; no checkpoint is written.
@@ -218,15 +240,30 @@ impl Error {
             Self::ResumeLength { unspoiled, .. } => Some(Hint::OpenLength {
                 unspoiled: unspoiled.clone(),
             }),
-            Self::NoFailedStep { .. } => Some(Hint::NameSteps),
-            Self::RunDamaged { .. } => Some(Hint::RestoreFile),
+            Self::NoFailedStep { .. } | Self::FailedStepDamaged { .. } => Some(Hint::NameSteps),
+            Self::RunDamaged { path, missing, facts } => Some(match facts {
+                Some(facts) => Hint::WriteFacts {
+                    file: path.join(missing),
+                    facts: facts.clone(),
+                },
+                None => Hint::RestoreFile,
+            }),
+            Self::FactsDamaged { path, facts, .. } => Some(match facts {
+                Some(facts) => Hint::WriteFacts {
+                    file: path.clone(),
+                    facts: facts.clone(),
+                },
+                None => Hint::RestoreFile,
+            }),
             Self::NonFiniteLoss { capture, .. } | Self::NonFiniteWeights { capture, .. } => {
                 Some(Hint::CalmerTraining(capture.clone()))
             }
             Self::LossScale { capture, .. } => Some(Hint::WiderPrecision(capture.clone())),
             Self::Device { reason, .. } if ran_out_of_memory(reason) => Some(Hint::LessMemory),
             Self::File(error) if error.is_disk_full() => Some(Hint::FreeSpace),
-            Self::Checkpoint { reason, .. } if reason.starts_with("damaged") => Some(Hint::RemoveCheckpoint),
+            Self::Checkpoint { path, reason } if reason.starts_with("damaged") => {
+                Some(Hint::RemoveCheckpoint { path: path.clone() })
+            }
             _ => None,
         }
     }

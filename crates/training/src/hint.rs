@@ -45,5 +45,15 @@ pub enum Hint {
     /// Free some space, then resume.
     FreeSpace,
     /// Remove this checkpoint, then resume from the one before it.
-    RemoveCheckpoint,
+    RemoveCheckpoint {
+        /// Its folder, or a file in it.
+        path: PathBuf,
+    },
+    /// Put `run.json` back, or write into it what the newest checkpoint knows, which is enough to resume.
+    WriteFacts {
+        /// The file.
+        file: PathBuf,
+        /// Its content, as JSON.
+        facts: String,
+    },
 }

@@ -19,6 +19,7 @@ mod error;
 mod hint;
 mod inspection;
 mod later_keys;
+mod log_gap;
 mod log_line;
 mod loss_scale;
 mod objective;
@@ -51,6 +52,7 @@ pub use error::{Error, device_reason, ran_out_of_memory};
 pub use hint::{Captured, Hint};
 pub use inspection::{Content, Dtypes, Inspection, Network, TensorLine, inspect_weights};
 pub use later_keys::fill_in_later_keys;
+pub use log_gap::{MissingSteps, missing_in_words, missing_steps};
 pub use log_line::{DeviceGauge, DeviceReading, LogLine, Metrics, read_metrics};
 pub use objective::{Loss, Objective, ViewCount, Watched};
 pub use optimizer::{

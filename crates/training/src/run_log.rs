@@ -6,6 +6,7 @@
 //! fields.
 
 use crate::error::{Error, device_reason};
+use crate::log_gap::{MissingSteps, Until, missing_in_words, missing_until};
 use crate::log_line::{DeviceGauge, LogLine, METRICS, lines_until};
 use crate::loss_scale::LossScale;
 use crate::objective::Loss;
@@ -82,20 +83,22 @@ pub(crate) struct RunLog {
 }
 
 impl RunLog {
-    /// Opens the log of a run at `step`, removing all later lines and a half-written one, and returns its lines too; without
+    /// Opens the log of a run at `until.step`, removing all later lines and a half-written one, and returns its lines too; without
     /// `run`, a log that only keeps the window. Lines that cannot be read stay where they are, with a warning, and so do those
-    /// behind them.
+    /// behind them. Lines that should be there and are not are a warning too, and a gap in TensorBoard's curves.
     pub(crate) fn open(
         run: Option<&PathBuf>,
-        step: usize,
+        until: Until,
         window: Window,
         last_finite: Option<f32>,
     ) -> Result<(Self, Vec<LogLine>), Error> {
         let (mut file, mut events, mut lines) = (None, None, vec![]);
         if let Some(run) = run {
-            let (path, opened, before) = Self::open_file(run, step)?;
+            let (path, opened, before) = Self::open_file(run, until.step)?;
+            let missing = missing_until(&before, until);
+            warn_of(&missing, run);
             file = Some((path, opened));
-            events = keep_events(EventFile::derive(run, &before));
+            events = keep_events(EventFile::derive(run, &before, &missing));
             lines = before;
         }
         let log = Self {
@@ -263,6 +266,17 @@ impl RunLog {
     }
 }
 
+/// Says which lines are lost, and that nothing else is.
+fn warn_of(missing: &[MissingSteps], run: &Path) {
+    if let Some(words) = missing_in_words(missing) {
+        tracing::warn!(
+            "`{}`: {words}: the file was cut, removed or damaged. The networks are those of the checkpoint; the curves of reports \
+             and TensorBoard have a gap there. A copy of the file put in its place before the run is resumed closes it",
+            run.display()
+        );
+    }
+}
+
 /// The event file, unless it failed: a run does not end because of a file that can be made anew.
 fn keep_events(events: Result<EventFile, FileError>) -> Option<EventFile> {
     events
@@ -282,6 +296,14 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    fn until(step: usize) -> Until {
+        Until {
+            step,
+            every: 2,
+            skipped: 0,
+        }
+    }
+
     fn loss(value: f32) -> Loss {
         let device = Device::flex().autodiff();
         let scalar = |value: f32| Tensor::<1>::from_floats([value], &device);
@@ -291,7 +313,8 @@ mod tests {
     #[test]
     fn lines_are_window_means_and_are_cut_back_on_resume() {
         let run = tempfile::tempdir().unwrap();
-        let (mut log, _) = RunLog::open(Some(&run.path().to_owned()), 0, Window::default(), None).unwrap();
+        let (mut log, _) =
+            RunLog::open(Some(&run.path().to_owned()), until(0), Window::default(), None).unwrap();
         for step in 0..6 {
             log.push(step, 0.1, loss(step as f32), 8, 0.0);
             if step % 2 == 1 {
@@ -317,26 +340,27 @@ mod tests {
         let mut text = std::fs::read(&path).unwrap();
         text.extend_from_slice(br#"{"step": 8, "ep"#);
         std::fs::write(&path, &text).unwrap();
-        drop(RunLog::open(Some(&run.path().to_owned()), 4, Window::default(), None).unwrap());
+        drop(RunLog::open(Some(&run.path().to_owned()), until(4), Window::default(), None).unwrap());
         assert_eq!(lines(&path).len(), 2);
         // A line that cannot be read takes none behind it along.
         let text = std::fs::read_to_string(&path).unwrap();
         let damaged = text.replacen("{\"step\":2,", "{\"st", 1);
         std::fs::write(&path, format!("{damaged}{{\"step\": 8, \"ep")).unwrap();
-        drop(RunLog::open(Some(&run.path().to_owned()), 4, Window::default(), None).unwrap());
+        drop(RunLog::open(Some(&run.path().to_owned()), until(4), Window::default(), None).unwrap());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), damaged);
         std::fs::write(&path, text).unwrap();
         // A whole last line without its newline is cut too: it would run into the next one.
         let text = std::fs::read(&path).unwrap();
         std::fs::write(&path, &text[..text.len() - 1]).unwrap();
-        drop(RunLog::open(Some(&run.path().to_owned()), 4, Window::default(), None).unwrap());
+        drop(RunLog::open(Some(&run.path().to_owned()), until(4), Window::default(), None).unwrap());
         assert_eq!(lines(&path).len(), 1);
     }
 
     #[test]
     fn each_line_has_what_the_devices_driver_reports_at_that_moment() {
         let run = tempfile::tempdir().unwrap();
-        let (mut log, _) = RunLog::open(Some(&run.path().to_owned()), 0, Window::default(), None).unwrap();
+        let (mut log, _) =
+            RunLog::open(Some(&run.path().to_owned()), until(0), Window::default(), None).unwrap();
         let read = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&read);
         log.gauge = Some(Arc::new(move || DeviceReading {
@@ -376,7 +400,7 @@ mod tests {
                 bits: [1.0f32, 7.0, 8.0].map(f32::to_bits).to_vec(),
             }],
         };
-        let (mut log, _) = RunLog::open(Some(&run.path().to_owned()), 1, earlier, Some(1.0)).unwrap();
+        let (mut log, _) = RunLog::open(Some(&run.path().to_owned()), until(1), earlier, Some(1.0)).unwrap();
         log.push(1, 0.1, loss(3.0), 8, 0.0);
         log.drain(&Replicas::single()).unwrap();
         let measured = BTreeMap::from([("gradient_norm".to_owned(), 0.5)]);
@@ -394,7 +418,8 @@ mod tests {
     #[test]
     fn a_loss_that_is_no_number_is_found_with_its_step() {
         let run = tempfile::tempdir().unwrap();
-        let (mut log, _) = RunLog::open(Some(&run.path().to_owned()), 0, Window::default(), None).unwrap();
+        let (mut log, _) =
+            RunLog::open(Some(&run.path().to_owned()), until(0), Window::default(), None).unwrap();
         for (step, value) in [1.5, 2.5, f32::NAN, 1.0].into_iter().enumerate() {
             log.push(step, 0.1, loss(value), 8, 0.0);
         }

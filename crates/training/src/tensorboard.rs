@@ -7,6 +7,7 @@
 //! ([format](https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/lib/io/record_writer.h)). The messages have
 //! the fields of `event.proto`, `summary.proto` and `tensor.proto` that are needed here.
 
+use crate::log_gap::{MissingSteps, missing_in_words};
 use crate::log_line::LogLine;
 use data::FileError;
 use prost::Message;
@@ -35,8 +36,9 @@ pub(crate) struct EventFile {
 
 impl EventFile {
     /// Makes a run's event file anew from the lines of its log, its texts (`config.toml`, `run.json`) and its views, and
-    /// removes the earlier ones.
-    pub(crate) fn derive(run: &Path, lines: &[LogLine]) -> Result<Self, FileError> {
+    /// removes the earlier ones. Where lines are `missing`, the curves have a point that is no number, at which they break, and a
+    /// text says which steps.
+    pub(crate) fn derive(run: &Path, lines: &[LogLine], missing: &[MissingSteps]) -> Result<Self, FileError> {
         let now = unix_seconds();
         // TensorBoard goes from file to file in the order of their names, also where the clock was set back.
         let mut seconds = now as u64;
@@ -58,7 +60,8 @@ impl EventFile {
             session_log: Some(SessionLog { status: START }),
             ..Event::default()
         }));
-        let about = about(run);
+        let mut about = about(run);
+        about.extend(missing_in_words(missing).map(|words| text("run/missing_steps", &words)));
         if !about.is_empty() {
             bytes.extend(record(&Event {
                 wall_time: lines.first().and_then(|line| line.unix_seconds).unwrap_or(now),
@@ -66,8 +69,21 @@ impl EventFile {
                 ..Event::default()
             }));
         }
+        let mut missing = missing.iter().peekable();
+        let mut before: Option<&LogLine> = None;
         for line in lines {
+            if let Some(gap) = missing.next_if(|gap| gap.last < line.step) {
+                bytes.extend(
+                    before
+                        .map(|before| record(&of_gap(before, gap, now)))
+                        .unwrap_or_default(),
+                );
+            }
             bytes.extend(record(&of_line(line, now)));
+            before = Some(line);
+        }
+        if let (Some(before), Some(gap)) = (before, missing.next()) {
+            bytes.extend(record(&of_gap(before, gap, now)));
         }
         events.write(&bytes)?;
         Ok(events)
@@ -112,6 +128,16 @@ fn of_line(line: &LogLine, otherwise: f64) -> Event {
         }),
         ..Event::default()
     }
+}
+
+/// The end of all curves of the line before a gap: a number that is none.
+fn of_gap(before: &LogLine, gap: &MissingSteps, otherwise: f64) -> Event {
+    let mut event = of_line(before, otherwise);
+    event.step = gap.first as i64;
+    for value in event.summary.iter_mut().flat_map(|summary| &mut summary.value) {
+        value.simple_value = Some(f32::NAN);
+    }
+    event
 }
 
 /// The texts and the picture of a run directory, those that can be read.

@@ -140,34 +140,10 @@ fn plot(chart: &Chart<'_>, axis: usize) -> Option<Markup> {
         let _ = write!(drawing, r#"<path class="grid" d="M0 {at}H1000"/>"#);
     }
     for (place, _, points) in &thin {
-        let shown = points.iter().map(|(at, sample)| (x(*at).round(), sample));
-        let band = shown
-            .clone()
-            .any(|(_, sample)| (y(sample.low) - y(sample.high)).round() >= 2.0);
-        if band {
-            let upper = shown.clone().map(|(at, sample)| (at, y(sample.high).round()));
-            let lower = shown
-                .clone()
-                .rev()
-                .map(|(at, sample)| (at, y(sample.low).round()));
-            let _ = write!(
-                drawing,
-                r#"<path class="band" fill="{}" d="{}Z"/>"#,
-                color(*place),
-                path(upper.chain(lower))
-            );
+        // Where lines of the log are missing, nothing is drawn.
+        for points in points.chunk_by(|_, (_, sample)| !sample.after_gap) {
+            draw(&mut drawing, points, &x, &y, &color(*place));
         }
-        let line = path(shown.map(|(at, sample)| (at, y(sample.mean).round())));
-        // A single sample is a dot.
-        let (class, line) = match points.len() {
-            1 => ("line dot", format!("{line}h.01")),
-            _ => ("line", line),
-        };
-        let _ = write!(
-            drawing,
-            r#"<path class="{class}" stroke="{}" d="{line}"/>"#,
-            color(*place)
-        );
     }
     let hover = hover(&series, axis, across);
     Some(html! {
@@ -183,6 +159,39 @@ fn plot(chart: &Chart<'_>, axis: usize) -> Option<Markup> {
             span class=(if place % 2 == 1 { "x odd" } else { "x" }) style={ "left:" (percent(x(*tick))) "%" } { (number(*tick)) }
         }
     })
+}
+
+/// Draws a line through points, and the band from the lowest to the highest where there is one.
+fn draw(
+    drawing: &mut String,
+    points: &[(f64, Sample)],
+    x: &impl Fn(f64) -> f64,
+    y: &impl Fn(f64) -> f64,
+    color: &str,
+) {
+    let shown = points.iter().map(|(at, sample)| (x(*at).round(), sample));
+    let band = shown
+        .clone()
+        .any(|(_, sample)| (y(sample.low) - y(sample.high)).round() >= 2.0);
+    if band {
+        let upper = shown.clone().map(|(at, sample)| (at, y(sample.high).round()));
+        let lower = shown
+            .clone()
+            .rev()
+            .map(|(at, sample)| (at, y(sample.low).round()));
+        let _ = write!(
+            drawing,
+            r#"<path class="band" fill="{color}" d="{}Z"/>"#,
+            path(upper.chain(lower))
+        );
+    }
+    let line = path(shown.map(|(at, sample)| (at, y(sample.mean).round())));
+    // A single sample is a dot.
+    let (class, line) = match points.len() {
+        1 => ("line dot", format!("{line}h.01")),
+        _ => ("line", line),
+    };
+    let _ = write!(drawing, r#"<path class="{class}" stroke="{color}" d="{line}"/>"#);
 }
 
 /// A path through points, without those that repeat the one before.

@@ -8,7 +8,7 @@ use backbones::BackboneConfig;
 use data::{FileError, Licenses, Listing, VIEWS_FILE};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use training::{Alarm, LogLine};
+use training::{Alarm, LogLine, MissingSteps};
 
 /// Why a folder could not be read as a run.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,8 @@ pub struct TrainingRun {
     /// `run.json`.
     pub(super) facts: serde_json::Map<String, serde_json::Value>,
     pub(super) lines: Vec<LogLine>,
+    /// Steps between the lines that none of them counts.
+    pub(super) missing: Vec<MissingSteps>,
     /// `alarms.jsonl`.
     pub(super) alarms: Vec<Alarm>,
     /// Bytes of the log behind its last line break.
@@ -120,6 +122,13 @@ impl TrainingRun {
         }
         let log = faults.of_file(training::read_metrics(path));
         faults.0.extend(log.damage());
+        let every = config
+            .get("training.log_every_steps")
+            .and_then(|every| every.parse().ok());
+        let missing = every.map_or(vec![], |every| training::missing_steps(&log.lines, every));
+        if let Some(words) = training::missing_in_words(&missing) {
+            faults.add(format!("{words}: the curves have a gap there"));
+        }
         let checkpoint = training::latest_checkpoint(path).ok().flatten();
         let finished = path.join(ENCODER).exists();
         let (alarms, damaged) = faults.of_file(training::read_alarms(path));
@@ -146,6 +155,7 @@ impl TrainingRun {
             config_table,
             config,
             lines: log.lines,
+            missing,
             alarms,
             unread_bytes: log.unread_bytes,
             validation,

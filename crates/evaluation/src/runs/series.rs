@@ -18,33 +18,43 @@ pub(super) struct Sample {
     pub(super) mean: f64,
     pub(super) low: f64,
     pub(super) high: f64,
+    /// Whether lines of the log are missing between the sample before and this one.
+    pub(super) after_gap: bool,
 }
 
 /// Every series of a run by its name; values that are not finite are left out.
 pub(super) fn of_run(run: &TrainingRun) -> BTreeMap<String, Vec<Sample>> {
     let mut found = BTreeMap::<String, Vec<Sample>>::new();
-    let mut add = |name: String, at: [f64; 3], value: f64| {
+    let mut add = |name: String, at: [f64; 3], value: f64, after_gap: bool| {
         if value.is_finite() {
             found.entry(name).or_default().push(Sample {
                 at,
                 mean: value,
                 low: value,
                 high: value,
+                after_gap,
             });
         }
     };
     let places = run.places();
-    for (line, at) in run.lines.iter().zip(&places) {
+    let first_behind = |last: usize| run.lines.iter().position(|line| line.step > last);
+    let behind_gaps: Vec<usize> = run
+        .missing
+        .iter()
+        .filter_map(|gap| first_behind(gap.last))
+        .collect();
+    for (place, (line, at)) in run.lines.iter().zip(&places).enumerate() {
+        let after_gap = place > 0 && behind_gaps.contains(&place);
         for (name, value) in line.scalars() {
             // It is the axis itself.
             if name != "train/epoch" {
-                add(name, *at, value);
+                add(name, *at, value, after_gap);
             }
         }
     }
     for (step, numbers) in &run.validation {
         for (name, value) in numbers {
-            add(name.clone(), between(&places, *step as f64), *value);
+            add(name.clone(), between(&places, *step as f64), *value, false);
         }
     }
     found
@@ -86,6 +96,7 @@ pub(super) fn merged(series: &[&[Sample]]) -> Vec<Sample> {
                 .iter()
                 .map(|sample| sample.high)
                 .fold(f64::NEG_INFINITY, f64::max),
+            after_gap: samples.iter().all(|sample| sample.after_gap),
         }
     };
     by_step.into_values().map(merge).collect()
@@ -124,6 +135,7 @@ pub(super) fn thinned(
                 .iter()
                 .map(|sample| sample.high)
                 .fold(f64::NEG_INFINITY, f64::max),
+            after_gap: part.iter().any(|sample| sample.after_gap),
         };
         (point.at[axis], point)
     };
@@ -161,6 +173,7 @@ mod tests {
             mean: value,
             low: value,
             high: value,
+            after_gap: false,
         }
     }
 

@@ -226,6 +226,36 @@ fn a_damaged_line_is_counted_and_the_lines_behind_it_are_shown() {
 }
 
 #[test]
+fn lines_that_are_missing_are_named_and_break_the_curve() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write_run(folder.path(), "one", 3, 0.5, 9, 9.0);
+    let config = std::fs::read_to_string(path.join("config.toml")).unwrap();
+    std::fs::write(
+        path.join("config.toml"),
+        config + "[training]\nlog_every_steps = 10\n",
+    )
+    .unwrap();
+    let log = path.join("metrics.jsonl");
+    let text = std::fs::read_to_string(&log).unwrap();
+    let strokes = |page: &str| page.matches(r#"class="line" stroke"#).count();
+    let page = || page(&read(std::slice::from_ref(&path)).unwrap(), &cite);
+    let whole = strokes(&page());
+    assert!(!remarks_on(&path)[0].contains("missing"));
+    let cut: Vec<&str> = text
+        .lines()
+        .enumerate()
+        .filter(|(at, _)| !(3..6).contains(at))
+        .map(|(_, line)| line)
+        .collect();
+    std::fs::write(&log, cut.join("\n") + "\n").unwrap();
+    assert_eq!(
+        remarks_on(&path)[0],
+        "steps 31 to 60 of metrics.jsonl are missing: the curves have a gap there"
+    );
+    assert_eq!(strokes(&page()), 2 * whole);
+}
+
+#[test]
 fn files_that_are_missing_or_damaged_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let first = |name: &str, damage: &dyn Fn(&Path)| {

@@ -89,6 +89,11 @@ pub(crate) fn open_encoder(path: &Path) -> Result<Opened, Error> {
         let reason = format!("it is one of several files with one network, which `{index}` lists");
         return Err(refused(&path, reason, Some(Hint::GiveFolder)));
     }
+    if name == ENCODER
+        && let Some(folder) = path.parent()
+    {
+        checkpoint::check_file(folder, ENCODER)?;
+    }
     let (index, files) = if name.ends_with(".index.json") {
         let text = text(&path, MAX_INDEX)?.unwrap_or_default();
         let index = ShardIndex::parse(&text)

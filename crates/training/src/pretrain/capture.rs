@@ -104,16 +104,18 @@ fn records<O: Objective, C>(plan: &Plan<'_, O, C>, step: usize) -> Result<Vec<(u
 ///
 /// # Errors
 /// A file that cannot be read, or holds something else.
-pub(super) fn kept(run: &Path) -> Result<Option<Kept>, FileError> {
+pub(super) fn kept(run: &Path) -> Result<Option<Kept>, Error> {
     let path = run.join(FOLDER).join(FILE);
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(FileError::new("read", &path)(error)),
+        Err(error) => return Err(FileError::new("read", &path)(error).into()),
     };
     let kept = serde_json::from_slice(&text);
-    kept.map(Some)
-        .map_err(|error| FileError::new("read", &path)(std::io::Error::from(error)))
+    kept.map(Some).map_err(|error| Error::FailedStepDamaged {
+        path,
+        reason: error.to_string(),
+    })
 }
 
 /// The newest checkpoint of at most so many steps, of the run or of the step that it keeps.

@@ -52,6 +52,8 @@ pub struct Replayed {
     pub to: usize,
     /// Lines of the log that were compared.
     pub lines: usize,
+    /// Lines that the log should have and does not: nothing is known of their steps.
+    pub not_logged: usize,
     /// Those with other bits, in their order.
     pub differences: Vec<Difference>,
     /// The largest difference of a line's loss, relative to the run's.
@@ -78,7 +80,7 @@ pub fn replay<O: Objective, C: ObjectiveSection>(
     let silent = tracing::subscriber::NoSubscriber::default();
     let plan = tracing::subscriber::with_default(silent, || Plan::new(objective, config, dataset, options))?;
     let run_path = &options.out;
-    super::run_directory::check_data(run_path, plan.dataset.fingerprint())?;
+    super::run_directory::check_data(&plan)?;
     let last = last_step(run_path, which)?;
     if last == 0 || last > plan.steps {
         return Err(Error::Config(format!(
@@ -103,6 +105,7 @@ pub fn replay<O: Objective, C: ObjectiveSection>(
         from: run.done,
         to: run.done,
         lines: 0,
+        not_logged: 0,
         differences: vec![],
         largest_loss_difference: 0.0,
         finding: None,
@@ -199,7 +202,10 @@ fn keep_weights<O: Objective, C: ObjectiveSection>(
 impl Replayed {
     /// Compares a line with the run's, without the fields that a clock gives.
     fn compare(&mut self, line: &LogLine, logged: Option<&LogLine>) {
-        let Some(logged) = logged else { return };
+        let Some(logged) = logged else {
+            self.not_logged += 1;
+            return;
+        };
         self.lines += 1;
         let bits = |value: f64| value.is_finite().then_some(value);
         let (old, new) = (f64::from(logged.loss), f64::from(line.loss));

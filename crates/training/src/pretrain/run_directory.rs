@@ -12,7 +12,9 @@ use crate::run_facts::{RUN_FACTS, RunFacts};
 use data::{FileError, FolderLock, LockError, VIEWS_FILE, durable};
 use serde::Serialize;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use weights::EncoderInfo;
 
 /// The directory of a run, locked against other processes.
 ///
@@ -91,7 +93,7 @@ impl RunDirectory {
 fn resumed_from<O: Objective, C: Serialize>(
     plan: &Plan<'_, O, C>,
 ) -> Result<(Option<CheckpointDir>, Option<NewLength>), Error> {
-    let (options, fingerprint) = (plan.options, plan.dataset.fingerprint());
+    let options = plan.options;
     let out = &options.out;
     let config_path = out.join("config.toml");
     let cannot_be_written =
@@ -106,6 +108,7 @@ fn resumed_from<O: Objective, C: Serialize>(
                 return Err(Error::RunDamaged {
                     path: out.clone(),
                     missing,
+                    facts: (missing == RUN_FACTS).then(|| known_facts(plan)).flatten(),
                 });
             }
         }
@@ -143,7 +146,14 @@ fn resumed_from<O: Objective, C: Serialize>(
     if let Some((key, expected, got)) = later_keys::difference(comparable, now.clone()) {
         return Err(mismatch(key, expected, got));
     }
-    let facts = check_data(out, fingerprint)?;
+    let facts = match (check_data(plan), &newest) {
+        // The run starts at step 0 and writes the file anew.
+        (Err(Error::FactsDamaged { path, reason, .. }), None) => {
+            tracing::warn!("`{}` is damaged ({reason}) and is written anew", path.display());
+            None
+        }
+        (facts, _) => facts?,
+    };
     if newest.is_none() {
         tracing::warn!("`{}` has no checkpoint yet: starting at step 0", out.display());
     }
@@ -159,15 +169,64 @@ fn resumed_from<O: Objective, C: Serialize>(
     Ok((newest, new_length))
 }
 
-/// The facts about a run of these data.
+/// The facts about the plan's run; `None` without the file.
 ///
 /// # Errors
-/// A run of other data, and a file that cannot be read.
-pub(super) fn check_data(out: &Path, fingerprint: &str) -> Result<Option<RunFacts>, Error> {
-    let facts = RunFacts::read(out)?;
+/// A file that cannot be read, or does not say whose checkpoints lie beside it.
+pub(super) fn read_facts<O: Objective, C>(plan: &Plan<'_, O, C>) -> Result<Option<RunFacts>, Error> {
+    let out = &plan.options.out;
+    let damaged = |reason: String| Error::FactsDamaged {
+        path: out.join(RUN_FACTS),
+        reason,
+        facts: known_facts(plan),
+    };
+    let facts = match RunFacts::read(out) {
+        Err(error)
+            if matches!(
+                error.source.kind(),
+                ErrorKind::InvalidData | ErrorKind::UnexpectedEof
+            ) =>
+        {
+            return Err(damaged(error.source.to_string()));
+        }
+        facts => facts?,
+    };
+    match &facts {
+        // Without it, the checkpoints would match any data.
+        Some(known) if known.fingerprint().is_none() => {
+            Err(damaged("it has no `fingerprint` of the data".into()))
+        }
+        _ => Ok(facts),
+    }
+}
+
+/// What the newest checkpoint knows of `run.json`, as JSON: its encoder file has the data's fingerprint, and what it started from.
+fn known_facts<O: Objective, C>(plan: &Plan<'_, O, C>) -> Option<String> {
+    let newest = checkpoint::latest_checkpoint(&plan.options.out).ok()??;
+    let mut opened = crate::encoder::open_encoder(&newest.path.join(ENCODER)).ok()?;
+    let opened = opened.checkpoint().ok()?;
+    let info: EncoderInfo = serde_json::from_str(opened.metadata.get(data::ENCODER_KEY)?).ok()?;
+    let mut facts = serde_json::json!({
+        "fingerprint": info.fingerprint,
+        "steps": plan.steps,
+        "steps_per_epoch": plan.steps_per_epoch,
+    });
+    if let Some(origin) = info.origin() {
+        facts["start"] = serde_json::json!({ "origin": origin });
+    }
+    Some(facts.to_string())
+}
+
+/// The facts about a run of the plan's data.
+///
+/// # Errors
+/// A run of other data, and those of [`read_facts`].
+pub(super) fn check_data<O: Objective, C>(plan: &Plan<'_, O, C>) -> Result<Option<RunFacts>, Error> {
+    let (out, fingerprint) = (&plan.options.out, plan.dataset.fingerprint());
+    let facts = read_facts(plan)?;
     match facts.as_ref().and_then(RunFacts::fingerprint) {
         Some(known) if known != fingerprint => Err(Error::ResumeMismatch {
-            path: out.to_owned(),
+            path: out.clone(),
             what: "data set".into(),
             expected: format!("fingerprint {known}"),
             got: fingerprint.into(),

@@ -11,11 +11,11 @@ use crate::checkpoint::{self, CheckpointDir, Loaded, Position};
 use crate::config::OnAlarm;
 use crate::encoder::{ENCODER, encoder_bytes};
 use crate::error::Error;
+use crate::log_gap::Until;
 use crate::log_line::LogLine;
 use crate::loss_scale::LossScale;
 use crate::objective::{Loss, Objective};
 use crate::optimizer::{Optimizer, drop_gradients, drop_gradients_of, gradient_norm};
-use crate::run_facts::RunFacts;
 use crate::run_log::{Drained, RunLog, Window};
 use crate::start::{Heads, Parts, Started, take_over};
 use crate::watch::Watch;
@@ -108,7 +108,7 @@ impl<O: Objective> Run<O> {
     ) -> Result<Self, Error> {
         let replicas = &plan.options.replicas;
         let origin = match &directory.resumed {
-            Some(_) => match RunFacts::read(&plan.options.out)? {
+            Some(_) => match super::run_directory::read_facts(plan)? {
                 Some(facts) => facts.origin()?,
                 None => None,
             },
@@ -190,7 +190,12 @@ impl<O: Objective> Run<O> {
             _ => Watch::default(),
         };
         let out = directory.to_write();
-        let (mut log, lines) = RunLog::open(out, logged, position.window, position.last_finite)?;
+        let until = Until {
+            step: logged,
+            every: plan.config.training.log_every_steps,
+            skipped: position.loss_scale.as_ref().map_or(0, |scale| scale.skipped),
+        };
+        let (mut log, lines) = RunLog::open(out, until, position.window, position.last_finite)?;
         log.gauge = plan.options.gauge.clone();
         let alarms = out
             .map(|out| AlarmLog::open(out, plan.rules(), &lines))

@@ -159,7 +159,7 @@ fn checksums_are_the_published_ones() {
 #[test]
 fn every_number_of_every_line_is_read_back_once() {
     let run = tempfile::tempdir().unwrap();
-    let mut events = EventFile::derive(run.path(), &[line(2), line(4)]).unwrap();
+    let mut events = EventFile::derive(run.path(), &[line(2), line(4)], &[]).unwrap();
     let mut old = line(6);
     old.unix_seconds = None;
     events.push(&old).unwrap();
@@ -185,13 +185,31 @@ fn every_number_of_every_line_is_read_back_once() {
 }
 
 #[test]
+fn a_gap_in_the_log_breaks_every_curve() {
+    let run = tempfile::tempdir().unwrap();
+    let gaps = [(3, 6), (9, 12)].map(|(first, last)| crate::log_gap::MissingSteps { first, last });
+    let mut events = EventFile::derive(run.path(), &[line(2), line(8)], &gaps).unwrap();
+    events.push(&line(14)).unwrap();
+    let file = event_files(run.path()).remove(0);
+    let read = scalars(&file);
+    for (step, is_gap) in [(2, false), (3, true), (8, false), (9, true), (14, false)] {
+        for (tag, _) in line(2).scalars() {
+            assert_eq!(read[&(tag.clone(), step)].1.is_nan(), is_gap, "{tag} at {step}");
+        }
+    }
+    assert_eq!(read.len(), 5 * 6);
+    let text = String::from_utf8_lossy(&fs::read(&file).unwrap()).into_owned();
+    assert!(text.contains("steps 3 to 6, 9 to 12 of metrics.jsonl are missing"));
+}
+
+#[test]
 fn opening_a_run_again_makes_one_later_file() {
     let run = tempfile::tempdir().unwrap();
     let foreign = run.path().join("events.out.tfevents.1.host.7.0");
     fs::write(&foreign, b"of another program").unwrap();
     let mut names = vec![];
     for lines in [vec![line(2), line(4)], vec![line(2)], vec![]] {
-        drop(EventFile::derive(run.path(), &lines).unwrap());
+        drop(EventFile::derive(run.path(), &lines, &[]).unwrap());
         let mut files = event_files(run.path());
         files.retain(|path| *path != foreign);
         assert_eq!(files.len(), 1);
@@ -215,7 +233,7 @@ fn the_config_and_the_views_are_in_the_file() {
     };
     let jpeg = data::thumbnail::to_jpeg(&picture, 90);
     fs::write(run.path().join(data::VIEWS_FILE), &jpeg).unwrap();
-    drop(EventFile::derive(run.path(), &[]).unwrap());
+    drop(EventFile::derive(run.path(), &[], &[]).unwrap());
     let records = records(&fs::read(&event_files(run.path())[0]).unwrap());
     let summary = fields(fields(&records[2])[&5][0].bytes());
     let [config, views] = summary[&1].as_slice() else {
