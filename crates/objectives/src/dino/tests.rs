@@ -4,6 +4,7 @@ use super::*;
 use crate::conformance::{self, Case, OneDevice, Suite};
 use crate::formula::{Fixture, check_loss, follow, u};
 use backbones::{Draws, parameters};
+use burn::tensor::{Device, TensorData};
 use serde_json::Value;
 
 fn config() -> Config {
