@@ -426,7 +426,7 @@ fn errors_say_what_to_do() {
         .assert()
         .failure()
         .stderr(predicates::str::contains(
-            "there is no key `stages.licence.atribution`",
+            "there is no key `stages.0.licence.atribution`",
         ));
     // The list of all photos is the first thing that is missing.
     for config in ["pass", "pass-reviewed"] {

@@ -319,7 +319,7 @@ fn bad_data_is_named_and_counted() {
         .args(["--out", path(&folder.path().join("odd.safetensors"))])
         .assert()
         .success()
-        .stderr(contains("1 records could not be decoded").and(contains("zero")));
+        .stderr(contains("1 record that could not be decoded").and(contains("zero")));
     passer()
         .args(["views", SMALL, "--data", path(&odd), "--records", "20"])
         .args(["--out", path(&folder.path().join("odd.png"))])
